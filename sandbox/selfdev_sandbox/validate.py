@@ -1,0 +1,64 @@
+"""The result of a program: accepted only if it has the inputs' names, shapes and dtypes, is finite, and is not huge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+
+class Invalid(Exception):
+    """Why a result is not accepted."""
+
+
+def global_norm(tensors: Sequence[torch.Tensor]) -> float:
+    """L2 norm over all elements, in float32 or wider; NaN or inf where there are any."""
+    if not tensors:
+        return 0.0
+    norms = [
+        torch.linalg.vector_norm(t, dtype=torch.float32 if t.element_size() < 8 else torch.float64) for t in tensors
+    ]
+    return float(torch.linalg.vector_norm(torch.stack([n.double() for n in norms])))
+
+
+def check(
+    names: Sequence[str], values: Sequence[torch.Tensor], expected: Mapping[str, torch.Tensor], largest_norm: float
+) -> dict[str, torch.Tensor]:
+    """Return the result in the order of the inputs, or raise `Invalid`. Shapes come before any arithmetic.
+
+    Args:
+        names, values: what the program returned.
+        expected: an input, for names, shapes and dtypes.
+        largest_norm: allowed L2 norm of the whole result.
+    """
+    result = dict(zip(names, values, strict=True))
+    missing = [name for name in expected if name not in result]
+    extra = [name for name in result if name not in expected]
+    if missing or extra or len(result) != len(names):
+        first = f"'{missing[0]}' is missing" if missing else f"'{extra[0]}' is not a parameter" if extra else "repeated"
+        raise Invalid(f"wrong names in the result: {first} ({len(missing)} missing, {len(extra)} extra)")
+    for name, reference in expected.items():
+        if result[name].shape != reference.shape:
+            raise Invalid(f"'{name}' has shape {list(result[name].shape)[:8]}; {list(reference.shape)} is expected")
+        if result[name].dtype != reference.dtype:
+            raise Invalid(f"'{name}' has dtype {result[name].dtype}; {reference.dtype} is expected")
+    norm = global_norm([result[name] for name in expected])
+    if not math.isfinite(norm):
+        bad = next((n for n in expected if not bool(torch.isfinite(result[n]).all())), None)
+        raise Invalid(f"'{bad}' has NaN or infinite values" if bad else "the norm of the result overflows")
+    if norm > largest_norm:
+        raise Invalid(f"the norm of the result is {norm:.4g}; at most {largest_norm:.4g} is allowed")
+    return {name: result[name] for name in expected}
+
+
+def own_copies(result: Mapping[str, torch.Tensor], shared: set[int]) -> dict[str, torch.Tensor]:
+    """Tensors with storage of their own: copied where they share with others, with `shared` addresses, or are views."""
+    seen = set(shared)
+    out = {}
+    for name, tensor in result.items():
+        storage = tensor.untyped_storage()
+        own = storage.data_ptr() not in seen and storage.nbytes() == tensor.numel() * tensor.element_size()
+        out[name] = tensor if own and tensor.is_contiguous() else tensor.contiguous().clone()
+        seen.add(storage.data_ptr())
+    return out

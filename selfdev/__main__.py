@@ -1,0 +1,5 @@
+"""`python -m selfdev`."""
+
+from selfdev.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""Human-designed merges: one `merge_models` file each, run through the same executor as candidates.
+
+An entry of the table is a rule with its parameters filled in: the source text of the file with the right-hand side of
+its module constants replaced, so that what runs is a program anyone can read and run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+PAPER_GRID = (0.2, 0.4, 0.6)  # arXiv 2410.15639: coefficient combinations of 20, 40 and 60 %
+MAX_GRID = 243  # points; more sources than five get one common coefficient instead of the full grid
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A human-designed merge, ready to run."""
+
+    kind: str  # "seed", "source", "mean", "task_arithmetic"
+    name: str  # for people
+    source: str  # Python text that defines merge_models
+
+
+def read_rule(file: str, **constants: Any) -> str:
+    """The source text of a rule with module constants replaced.
+
+    Raises:
+        ValueError: the file has no such constant at module level.
+    """
+    text = (resources.files("selfdev.baselines") / f"{file}.py").read_text("utf-8")
+    for name, value in constants.items():
+        text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value!r}", text)
+        if count != 1:
+            raise ValueError(f"{file}.py has {count} constants named {name}, expected 1")
+    return text
+
+
+def table(source_names: Sequence[str]) -> list[Baseline]:
+    """What every run is compared with: seed, each source alone, uniform average, Task Arithmetic over the paper's grid.
+
+    The grid is {0.2, 0.4, 0.6} per source (27 points for three sources). Where that exceeds `MAX_GRID` points, all
+    sources share one coefficient from 0.1 to 1.0.
+    """
+    count = len(source_names)
+    rows = [Baseline("seed", "seed model", read_rule("zero"))]
+    rows += [Baseline("source", name, read_rule("single_source", SOURCE=i)) for i, name in enumerate(source_names)]
+    rows.append(Baseline("mean", "uniform average", read_rule("uniform_average")))
+    for weights in _grid(count):
+        label = "Task Arithmetic " + " ".join(f"{w:g}" for w in weights)
+        rows.append(Baseline("task_arithmetic", label, read_rule("task_arithmetic", WEIGHTS=weights)))
+    return rows
+
+
+def _grid(count: int) -> list[tuple[float, ...]]:
+    if len(PAPER_GRID) ** count <= MAX_GRID:
+        return list(itertools.product(PAPER_GRID, repeat=count))
+    return [(round(0.1 * step, 1),) * count for step in range(1, 11)]

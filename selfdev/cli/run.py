@@ -1,0 +1,102 @@
+"""`selfdev run`: begin a run, or continue it when its directory exists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from selfdev.cli.config import Assignments, ConfigFile, Device, Iterations, Preset, Samples, Seed, resolve
+from selfdev.config import RunConfig
+from selfdev.errors import StageError
+from selfdev.forecast import Forecast
+
+
+def run(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    iterations: Iterations = None,
+    samples: Samples = None,
+    device: Device = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where the run lies; default runs/PRESET-seedN.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the forecast, stop.")] = False,
+) -> None:
+    """Search for merge algorithms. The same command on an existing run directory continues it."""
+    resolved = resolve(preset, config, assignments, seed, iterations, samples, device)
+    directory = run_dir or default_directory(preset, config, resolved)
+    console = Console()
+    execute(resolved, directory, console, dry_run)
+
+
+def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = False) -> None:
+    """Check, forecast, run.
+
+    Raises:
+        SelfdevError: bad input, an unusable run directory, or no candidate that could be scored.
+    """
+    from selfdev.rundir import check_run_directory
+
+    check_run_directory(path, config)
+    prepare_process(config)
+    from selfdev import forecast, loop
+    from selfdev.report.live import RunView
+    from selfdev.rundir import RunDirectory
+    from selfdev.wiring import build_parts
+
+    with console.status("loading models, measuring one evaluation and one batch of samples"):
+        parts = build_parts(config)
+        expected = forecast.measure(config, parts)
+    console.print(forecast_table(config, expected))
+    if dry_run:
+        return
+    with RunDirectory(path, config) as directory:
+        console.print(f"run directory: {path}")
+        loop.run(config, directory, parts, RunView(console))
+        if not directory.store.winners():
+            raise StageError(
+                f"all {expected.samples} candidates failed or repeated a baseline, so there is no algorithm to test; "
+                f"`selfdev show {path}` shows why"
+            )
+    console.print(f"algorithms: {path / 'algorithms'}   details: selfdev show {path} ID")
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Thread counts and telemetry, before torch is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    torch.set_num_threads(config.threads)
+
+
+def default_directory(preset: str | None, file: Path | None, config: RunConfig) -> Path:
+    """runs/NAME-seedN, where NAME is the preset or the file's stem."""
+    name = file.stem if file is not None else preset or "demo"
+    return Path("runs") / f"{name}-seed{config.seed}"
+
+
+def forecast_table(config: RunConfig, expected: Forecast) -> Table:
+    """What the run will cost."""
+    table = Table(title="forecast", title_justify="left", show_header=False)
+    evaluations = expected.baseline_evaluations + expected.candidate_evaluations
+    table.add_row("candidates", f"{config.iterations} x {config.generate.samples} = {expected.samples}")
+    table.add_row(
+        "evaluations",
+        f"{expected.baseline_evaluations} baselines + at most {expected.candidate_evaluations} candidates = "
+        f"{evaluations}, each {expected.questions} questions; {3} on {config.task.test_size} test questions",
+    )
+    table.add_row(
+        "measured", f"{expected.evaluation_seconds:.2f} s an evaluation, {expected.sample_seconds:.3f} s a sample"
+    )
+    low, high = expected.minutes(0.1), expected.minutes(1.0)
+    table.add_row("minutes", f"{low:.1f} to {high:.1f} (10 % to all of the samples valid and new)")
+    table.add_row("sandbox", f"isolation {expected.isolation}")
+    return table

@@ -1,0 +1,55 @@
+"""`selfdev show` and `selfdev top`: read a run. Nothing heavy is imported and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from selfdev.report import tables
+from selfdev.rundir import read_saved_config
+from selfdev.store import FILE_NAME, Store
+
+RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
+
+
+def show(
+    run: RunPath,
+    candidate: Annotated[str | None, typer.Argument(help="An algorithm's id or its beginning.", metavar="[ID]")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Every point of the Task Arithmetic grid.")] = False,
+) -> None:
+    """Show a run's tables, or one algorithm: source, scores, lineage."""
+    console = Console()
+    with _open(run) as store:
+        if candidate is not None:
+            console.print(tables.candidate_panel(store, candidate))
+            return
+        if grid:
+            console.print(tables.grid_table(store))
+            return
+        for iteration in sorted({row.iteration for row in store.candidates() if row.iteration > 0}):
+            console.print(tables.iteration_summary(store, iteration))
+        console.print(tables.dev_table(store))
+        console.print(tables.test_table(store))
+
+
+def top(
+    run: RunPath, count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many algorithms.")] = 10
+) -> None:
+    """List the best discovered algorithms of a run."""
+    with _open(run) as store:
+        Console().print(tables.top_table(store, count))
+
+
+@contextmanager
+def _open(run: Path) -> Iterator[Store]:
+    read_saved_config(run)
+    store = Store(run / FILE_NAME, read_only=True)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -1,0 +1,246 @@
+"""The run configuration: defaults < preset or TOML file < command-line flags; an unknown key fails.
+
+A resolved `RunConfig` is frozen, saved as JSON in the run directory (hand-written files are TOML, machine-written ones
+JSON) and decides everything about a run: the same resolved configuration gives the same store, row for row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from selfdev.errors import UsageError
+
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+ModelRef = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration; unknown keys and wrong types fail."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelsConfig(Section):
+    """What is merged. References: `zoo:NAME`, `smollm2`, a directory, or a hub id."""
+
+    seed: ModelRef = "zoo:solver-seed"
+    sources: Annotated[tuple[ModelRef, ...], Field(min_length=1, max_length=16)] = ()
+    scope: Literal["all", "mlp"] | tuple[str, ...] = "all"  # which parameters: all, the MLPs (paper), or glob patterns
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class TaskConfig(Section):
+    """What the merged models are asked."""
+
+    name: Literal["arithmetic", "gsm8k"] = "arithmetic"
+    data: str | None = None  # local JSONL file; None: generated (arithmetic) or the hub (gsm8k)
+    dev_size: PositiveInt = 100
+    test_size: PositiveInt = 1000
+
+
+class EvaluateConfig(Section):
+    """How questions are answered; decoding is greedy."""
+
+    batch_size: PositiveInt = 128
+    max_new_tokens: PositiveInt | None = None  # None: the task's own limit
+
+
+class GenerateConfig(Section):
+    """How merge programs are sampled."""
+
+    model: ModelRef = "zoo:generator"
+    prompt: str = "generator/merge.md.jinja"  # below prompts/
+    chat_template: bool = False  # wrap the prompt as a user message (instruct models)
+    samples: PositiveInt = 96  # per iteration
+    batch_size: PositiveInt = 32
+    max_new_tokens: PositiveInt = 256
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.2  # of iteration 1
+    decay: Annotated[float, Field(ge=0.0)] = 0.2  # T_t = temperature / (1 + decay (t - 1))
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class SandboxConfig(Section):
+    """Limits of one merge program."""
+
+    seconds: Annotated[float, Field(gt=0.0)] = 10.0
+    operations: PositiveInt = 20_000
+    allow_missing: tuple[str, ...] = ()  # isolation layers this machine may lack; recorded in the store
+
+
+class PairConfig(Section):
+    """Which programs teach the generator (paper section 3.2: top 3 %, bottom 10 %, earlier top 3)."""
+
+    chosen_share: Share = 0.03
+    rejected_share: Share = 0.10
+    elites: Annotated[int, Field(ge=0)] = 3  # best of each earlier iteration, added to the chosen side
+    failures: Literal["exclude", "reject"] = "exclude"  # may a program that failed be the rejected side
+    max_pairs: PositiveInt = 1000
+
+
+class TrainConfig(Section):
+    """DPO with LoRA (TRL). Paper: beta 0.01, learning rate 1e-6, rank 256."""
+
+    beta: Annotated[float, Field(gt=0.0)] = 0.01
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-6
+    epochs: Annotated[float, Field(gt=0.0)] = 1.0
+    max_steps: PositiveInt | None = None  # None: by epochs
+    batch_size: PositiveInt = 8  # pairs per optimiser step
+    lora_rank: PositiveInt = 256
+    lora_alpha: PositiveInt = 512
+
+
+class GapConfig(Section):
+    """Solver-verifier gap (arXiv 2507.00075 section 3)."""
+
+    n: PositiveInt = 16  # samples the verifier selects from
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    iterations: PositiveInt = 3
+    device: str = "auto"  # auto: cuda if there is one, else cpu
+    threads: PositiveInt = 2  # CPU threads of torch
+    models: ModelsConfig = ModelsConfig(sources=("zoo:solver-add", "zoo:solver-sub", "zoo:solver-mul"))
+    task: TaskConfig = TaskConfig()
+    generate: GenerateConfig = GenerateConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    pair: PairConfig = PairConfig()
+    train: TrainConfig = TrainConfig()
+    gap: GapConfig = GapConfig()
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> RunConfig:
+        sources = self.models.sources
+        if len(set(sources)) != len(sources):
+            raise ValueError("models.sources names one model twice; each source counts once")
+        return self
+
+    def to_json(self) -> str:
+        """The resolved configuration as stable JSON."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(p.name[:-5] for p in resources.files("selfdev.presets").iterdir() if p.name.endswith(".toml"))
+
+
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Resolve a configuration: defaults, then a preset or a file, then `overrides` (dotted keys).
+
+    Raises:
+        UsageError: unknown preset or key, wrong type, unreadable or malformed file.
+    """
+    if preset is not None and file is not None:
+        raise UsageError("both --preset and --config are given; allowed is one of them")
+    if file is not None:
+        values = _read_toml(file)
+    else:
+        values = _read_preset(preset or "demo")
+    for key, value in (overrides or {}).items():
+        _assign(values, key, value)
+    try:
+        return RunConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UsageError(_describe(error)) from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["train.beta=0.1", "models.scope=mlp"]` -> {"train.beta": 0.1, "models.scope": "mlp"}; values: TOML or text."""
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(f"--set got {text!r}; allowed is KEY=VALUE, for example --set train.beta=0.05")
+        parsed[key.strip()] = _parse_value(value.strip())
+    return parsed
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys in which two resolved configurations differ, as `key: old -> new`."""
+    found: list[str] = []
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return found
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    if name not in preset_names():
+        close = difflib.get_close_matches(name, preset_names(), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"unknown preset {name!r}; allowed: {', '.join(preset_names())}{hint}")
+    return tomllib.loads((resources.files("selfdev.presets") / f"{name}.toml").read_text("utf-8"))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"{dotted} does not exist: {parent} is a value, not a table")
+    table[last] = value
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "tuple[")))
+    given = repr(first["input"])
+    if len(given) > 80:
+        given = given[:77] + "..."
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown configuration key {where!r}{_suggest(where)}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"configuration key {where!r} got {given}: {message}{more}" if where else f"configuration: {message}{more}"
+
+
+def _suggest(dotted: str) -> str:
+    close = difflib.get_close_matches(dotted, known_keys(), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "; `selfdev config` prints the allowed ones"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key a configuration may set."""
+    keys: list[str] = []
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            keys.append(name)
+    return keys

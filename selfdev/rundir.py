@@ -1,0 +1,134 @@
+"""A run directory: who may write to it, and where things lie in it.
+
+    config.json        the resolved configuration
+    store.sqlite       everything else that must survive
+    algorithms/        every scored program as a file       (a view of the store)
+    pairs/             DPO data per iteration               (a view of the store)
+    checkpoints/       iteration-N/: the generator's LoRA adapter after N iterations
+    log.txt            one line per event
+
+One process at a time: a lock on `lock`, which the system releases when the holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from selfdev.config import RunConfig, differences
+from selfdev.errors import RunError
+from selfdev.store import FILE_NAME, Store
+
+CONFIG_NAME = "config.json"
+LOCK_NAME = "lock"
+
+
+class RunDirectory:
+    """An open, locked run directory. Use as a context manager."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        """Take the directory for writing; make it if it does not exist.
+
+        Raises:
+            RunError: locked by another process, belongs to another configuration, not a run directory, or unwritable.
+        """
+        check_run_directory(path, config)
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _take_lock(path / LOCK_NAME)
+            check_run_directory(path, config)  # again: another process may have been faster
+            if not (path / CONFIG_NAME).exists():
+                write_atomic(path / CONFIG_NAME, config.to_json())
+            self._log = (path / "log.txt").open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"cannot write to {path}: {error.strerror}; give another --run-dir") from None
+        self.store = Store(path / FILE_NAME)
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+        self._log.close()
+        self._lock.close()
+
+    def checkpoint(self, iteration: int) -> Path:
+        """Where the adapter trained in an iteration lies."""
+        return self.path / "checkpoints" / f"iteration-{iteration}"
+
+    def checkpoint_name(self, adapter: Path | None) -> str:
+        """How the store names a checkpoint: `base`, or the adapter's directory below the run."""
+        return "base" if adapter is None else adapter.relative_to(self.path).as_posix()
+
+    def log(self, message: str) -> None:
+        """Append one line with the time."""
+        self._log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")
+        self._log.flush()
+
+
+def check_run_directory(path: Path, config: RunConfig) -> None:
+    """Fail unless `path` is free or holds a run of this very configuration. Changes nothing.
+
+    Raises:
+        RunError: with the reason, and what to do.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; give another --run-dir")
+    saved = path / CONFIG_NAME
+    if saved.exists():
+        changed = differences(read_saved_config(path), json.loads(config.to_json()))
+        if changed:
+            shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise RunError(f"{path} belongs to a run of another configuration ({shown}); give another --run-dir")
+    elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
+        raise RunError(f"{path} is not empty and not a run directory (no {CONFIG_NAME}); give another --run-dir")
+
+
+def read_saved_config(path: Path) -> dict[str, object]:
+    """The resolved configuration of a run.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    try:
+        values = json.loads((path / CONFIG_NAME).read_text("utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is not a run directory (no {CONFIG_NAME}); `selfdev run` makes one") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / CONFIG_NAME} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path / CONFIG_NAME} holds no configuration")
+    return values
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _take_lock(path: Path) -> IO[str]:
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise RunError(
+            f"another selfdev process (pid {holder}) is working on {path.parent}; wait for it or give another --run-dir"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

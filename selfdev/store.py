@@ -1,0 +1,442 @@
+"""The run store: one SQLite file, one writer, numbered migrations.
+
+The unit of durability is one graded answer, (candidate, question). Everything a run knows is here or can be derived
+from here; files in the run directory are views that are written again at will. Reference answers are never stored.
+Rows are the same for the same configuration and seed; what depends on the clock stands apart in `phase`, `opening`
+and `migration`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfdev.errors import RunError
+from selfdev.score import Score
+from selfdev.types import (
+    Answer,
+    Completion,
+    ExecutionStatus,
+    Outcome,
+    PreferencePair,
+    Question,
+    Sample,
+    ScoredCandidate,
+    Split,
+)
+
+FILE_NAME = "store.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """One program: generated, or a human-designed baseline (kind `seed`, `source`, `mean`, `task_arithmetic`)."""
+
+    id: str
+    kind: str  # "generated" or the kind of baseline
+    name: str  # for people: "task arithmetic 0.2 0.4 0.6"; empty for generated ones
+    iteration: int  # 0 for baselines
+    index: int
+    checkpoint: str  # adapter directory relative to the run, "base", or "" for baselines
+    temperature: float | None
+    sample_seed: int | None
+    text: str  # the sample as drawn, or the baseline's source
+    source: str | None  # the extracted program; None where there is none
+    tokens: int
+    nll: float
+    truncated: bool
+    status: ExecutionStatus | None = None  # None: not run yet
+    error: str | None = None
+    line: int | None = None
+    operations: int = 0
+    peak_bytes: int = 0
+    result_hash: str | None = None
+    duplicate_of: str | None = None
+
+
+def _m001_first(db: sqlite3.Connection) -> None:
+    for statement in (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+        """CREATE TABLE question (
+            id TEXT PRIMARY KEY, split TEXT NOT NULL, position INTEGER NOT NULL, prompt_hash TEXT NOT NULL,
+            skill TEXT NOT NULL, UNIQUE (split, position)) STRICT""",
+        """CREATE TABLE candidate (
+            id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, iteration INTEGER NOT NULL,
+            idx INTEGER NOT NULL, checkpoint TEXT NOT NULL, temperature REAL, sample_seed TEXT, text TEXT NOT NULL,
+            source TEXT, tokens INTEGER NOT NULL, nll REAL NOT NULL, truncated INTEGER NOT NULL,
+            status TEXT, error TEXT, line INTEGER, operations INTEGER NOT NULL DEFAULT 0,
+            peak_bytes INTEGER NOT NULL DEFAULT 0, result_hash TEXT, duplicate_of TEXT REFERENCES candidate (id),
+            UNIQUE (kind, iteration, idx)) STRICT""",
+        "CREATE INDEX candidate_result ON candidate (result_hash)",
+        """CREATE TABLE answer (
+            candidate_id TEXT NOT NULL REFERENCES candidate (id), question_id TEXT NOT NULL REFERENCES question (id),
+            text TEXT NOT NULL, tokens INTEGER NOT NULL, truncated INTEGER NOT NULL, extracted TEXT,
+            correct INTEGER NOT NULL, PRIMARY KEY (candidate_id, question_id)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE pair (
+            iteration INTEGER NOT NULL, position INTEGER NOT NULL, chosen_id TEXT NOT NULL REFERENCES candidate (id),
+            rejected_id TEXT NOT NULL REFERENCES candidate (id), chosen_score REAL NOT NULL, rejected_score REAL,
+            PRIMARY KEY (iteration, position)) STRICT""",
+        """CREATE TABLE iteration (
+            iteration INTEGER PRIMARY KEY, temperature REAL NOT NULL, train TEXT NOT NULL, gap TEXT NOT NULL) STRICT""",
+        "CREATE TABLE winner (role TEXT PRIMARY KEY, candidate_id TEXT NOT NULL REFERENCES candidate (id)) STRICT",
+        """CREATE TABLE opening (
+            id INTEGER PRIMARY KEY, opened_at TEXT NOT NULL, candidates TEXT NOT NULL, questions INTEGER NOT NULL)
+            STRICT""",
+        """CREATE TABLE phase (
+            iteration INTEGER NOT NULL, name TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (iteration, name))
+            STRICT""",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS = (("001_first", _m001_first),)
+CLOCK_TABLES = frozenset({"phase", "opening", "migration"})  # rows that depend on the clock
+
+
+class Store:
+    """All reads and writes of one run. Open it for writing in one process only (`RunDirectory` holds the lock)."""
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        """Open or create the store.
+
+        Raises:
+            RunError: not a store, made by a newer version, or not accessible.
+        """
+        self.path = path
+        try:
+            self._db = _connect(path, read_only)
+            if not read_only:
+                self._migrate()
+            elif not self._has_tables():
+                raise RunError(f"{path} holds no run yet; give a run directory made by `selfdev run`")
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{path} cannot be used as a run store: {error}; give another --run-dir") from None
+
+    def close(self) -> None:
+        """Close the file; the store is unusable afterwards."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; nested use joins the outer one."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # -- facts about the run ------------------------------------------------------------------------------------------
+
+    def get_meta(self, key: str) -> str | None:
+        """One recorded fact, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Record one fact; a later value replaces an earlier one."""
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def add_questions(self, split: Split, questions: Sequence[Question], prompt_hashes: Sequence[str]) -> None:
+        """Record which questions a split holds, in order; once recorded they cannot change.
+
+        Raises:
+            RunError: the store already holds other questions for this split.
+        """
+        new = [(q.id, str(split), i, h, q.skill) for i, (q, h) in enumerate(zip(questions, prompt_hashes, strict=True))]
+        old = [tuple(r) for r in self._db.execute("SELECT * FROM question WHERE split = ? ORDER BY position", (split,))]
+        if old and old != new:
+            raise RunError(
+                f"the {split} questions of {self.path.parent} have changed since it was begun; use a new run"
+            )
+        if not old:
+            with self.transaction():
+                self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?)", new)
+
+    def question_skills(self, split: Split) -> dict[str, str]:
+        """Question id -> skill, in order."""
+        rows = self._db.execute("SELECT id, skill FROM question WHERE split = ? ORDER BY position", (split,))
+        return {r["id"]: r["skill"] for r in rows}
+
+    # -- candidates ---------------------------------------------------------------------------------------------------
+
+    def add_candidates(self, rows: Iterable[CandidateRow]) -> None:
+        """Record candidates, all or none; ones already there stay as they are."""
+        with self.transaction():
+            for row in rows:
+                values = (
+                    row.id, row.kind, row.name, row.iteration, row.index, row.checkpoint, row.temperature,
+                    None if row.sample_seed is None else str(row.sample_seed), row.text, row.source, row.tokens,
+                    row.nll, int(row.truncated), row.status, row.error, row.line, row.operations, row.peak_bytes,
+                    row.result_hash, row.duplicate_of,
+                )  # fmt: skip
+                self._db.execute(f"INSERT OR IGNORE INTO candidate VALUES ({','.join('?' * len(values))})", values)
+
+    def candidates(self, iteration: int | None = None, kind: str | None = None) -> list[CandidateRow]:
+        """Candidates in the order they were drawn, filtered."""
+        rows = self._db.execute(
+            """SELECT * FROM candidate WHERE (:i IS NULL OR iteration = :i) AND (:k IS NULL OR kind = :k)
+               ORDER BY iteration, idx, kind""",
+            {"i": iteration, "k": kind},
+        )
+        return [_candidate(r) for r in rows]
+
+    def candidate(self, candidate_id: str) -> CandidateRow:
+        """One candidate by id or unique prefix of an id.
+
+        Raises:
+            RunError: no such id, or a prefix of several.
+        """
+        rows = self._db.execute(
+            "SELECT * FROM candidate WHERE substr(id, 1, length(:id)) = :id LIMIT 2", {"id": candidate_id}
+        ).fetchall()
+        if len(rows) != 1 or not candidate_id:
+            what = "is the beginning of several ids" if rows else "is no id in this run"
+            raise RunError(f"{candidate_id!r} {what}; `selfdev top RUN` lists ids")
+        return _candidate(rows[0])
+
+    def lineage(self, candidate_id: str) -> list[tuple[int, str, str]]:
+        """Where a candidate taught the generator: (iteration, "chosen" | "rejected", the other program's id)."""
+        rows = self._db.execute(
+            """SELECT iteration, 'chosen' AS side, rejected_id AS other, position FROM pair WHERE chosen_id = :id
+               UNION ALL SELECT iteration, 'rejected', chosen_id, position FROM pair WHERE rejected_id = :id
+               ORDER BY 1, 2, 4""",
+            {"id": candidate_id},
+        )
+        return [(r["iteration"], r["side"], r["other"]) for r in rows]
+
+    def known_results(self) -> dict[str, str]:
+        """Result hash -> id of the first candidate that gave it."""
+        rows = self._db.execute(
+            """SELECT result_hash, id FROM candidate WHERE status = 'ok' AND duplicate_of IS NULL
+               AND result_hash IS NOT NULL"""
+        )
+        return {r["result_hash"]: r["id"] for r in rows}
+
+    def record_outcome(self, candidate_id: str, outcome: Outcome, duplicate_of: str | None) -> None:
+        """Record how running a candidate ended."""
+        with self.transaction():
+            self._db.execute(
+                """UPDATE candidate SET status = ?, error = ?, line = ?, operations = ?, peak_bytes = ?,
+                   result_hash = ?, duplicate_of = ? WHERE id = ?""",
+                (outcome.status, outcome.error, outcome.line, outcome.operations, outcome.peak_bytes,
+                 outcome.result_hash, duplicate_of, candidate_id),
+            )  # fmt: skip
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def add_answers(self, candidate_id: str, answers: Iterable[Answer]) -> None:
+        """Record graded answers; ones already there stay."""
+        rows = [
+            (candidate_id, a.question_id, a.completion.text, a.completion.tokens, int(a.completion.truncated),
+             a.extracted, int(a.correct))
+            for a in answers
+        ]  # fmt: skip
+        with self.transaction():
+            self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def answers(self, candidate_id: str, split: Split) -> list[Answer]:
+        """Graded answers of one candidate, in the order of the questions."""
+        rows = self._db.execute(
+            """SELECT answer.* FROM answer JOIN question ON question.id = question_id
+               WHERE candidate_id = ? AND split = ? ORDER BY position""",
+            (candidate_id, split),
+        )
+        return [
+            Answer(
+                r["question_id"],
+                Completion(r["text"], r["tokens"], bool(r["truncated"])),
+                r["extracted"],
+                bool(r["correct"]),
+            )
+            for r in rows
+        ]
+
+    def counts(self, split: Split) -> dict[str, Score]:
+        """Candidate id -> counted answers, for every candidate with answers; duplicates get their original's."""
+        rows = self._db.execute(
+            """SELECT candidate_id, SUM(correct) AS correct, COUNT(*) AS total, SUM(truncated) AS truncated,
+               SUM(extracted IS NULL) AS unparsable FROM answer JOIN question ON question.id = question_id
+               WHERE split = ? GROUP BY candidate_id""",
+            (split,),
+        )
+        found = {r["candidate_id"]: Score.of(r["correct"], r["total"], r["truncated"], r["unparsable"]) for r in rows}
+        for r in self._db.execute("SELECT id, duplicate_of FROM candidate WHERE duplicate_of IS NOT NULL"):
+            if r["duplicate_of"] in found:
+                found[r["id"]] = found[r["duplicate_of"]]
+        return found
+
+    def scored(self, iteration: int | None = None) -> list[ScoredCandidate]:
+        """Generated candidates with their dev score where they have one, in the order they were drawn."""
+        counts = self.counts(Split.DEV)
+        result = []
+        for row in self.candidates(iteration, "generated"):
+            c = counts.get(row.id)
+            result.append(
+                ScoredCandidate(
+                    id=row.id, iteration=row.iteration, index=row.index, source=row.source or "", completion=row.text,
+                    status=row.status or ExecutionStatus.NO_CODE, correct=None if c is None else c.correct,
+                    total=0 if c is None else c.total, nll=row.nll, tokens=row.tokens, duplicate_of=row.duplicate_of,
+                )
+            )  # fmt: skip
+        return result
+
+    # -- pairs, iterations, winners, time ---------------------------------------------------------------------------
+
+    def set_pairs(self, iteration: int, pairs: Sequence[PreferencePair]) -> None:
+        """Record the preference pairs of an iteration, replacing earlier ones."""
+        with self.transaction():
+            self._db.execute("DELETE FROM pair WHERE iteration = ?", (iteration,))
+            self._db.executemany(
+                "INSERT INTO pair VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (iteration, i, p.chosen_id, p.rejected_id, p.chosen_score, p.rejected_score)
+                    for i, p in enumerate(pairs)
+                ],
+            )
+
+    def pairs(self, iteration: int, prompt: str) -> list[PreferencePair]:
+        """The preference pairs of an iteration, in order; the store holds the fixed prompt only as a hash."""
+        rows = self._db.execute(
+            """SELECT pair.*, good.text AS chosen, bad.text AS rejected FROM pair
+               JOIN candidate AS good ON good.id = chosen_id JOIN candidate AS bad ON bad.id = rejected_id
+               WHERE pair.iteration = ? ORDER BY position""",
+            (iteration,),
+        )
+        return [
+            PreferencePair(
+                prompt, r["chosen"], r["rejected"], r["chosen_id"], r["rejected_id"], r["chosen_score"],
+                r["rejected_score"],
+            )
+            for r in rows
+        ]  # fmt: skip
+
+    def pair_count(self, iteration: int) -> int:
+        """Preference pairs of an iteration."""
+        return int(self._db.execute("SELECT COUNT(*) FROM pair WHERE iteration = ?", (iteration,)).fetchone()[0])
+
+    def commit_iteration(
+        self, iteration: int, temperature: float, train: Mapping[str, Any], gap: Mapping[str, Any]
+    ) -> None:
+        """Close an iteration: everything before it in the loop is recorded."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO iteration VALUES (?, ?, ?, ?)",
+                (iteration, temperature, json.dumps(train), json.dumps(gap)),
+            )
+
+    def iterations(self) -> list[dict[str, Any]]:
+        """Closed iterations: {"iteration", "temperature", "train", "gap"}."""
+        rows = self._db.execute("SELECT * FROM iteration ORDER BY iteration")
+        return [{**dict(r), "train": json.loads(r["train"]), "gap": json.loads(r["gap"])} for r in rows]
+
+    def set_winners(self, winners: Mapping[str, str]) -> None:
+        """Register who will be scored on test: role -> candidate id. Never changed once set."""
+        with self.transaction():
+            if not self.winners():
+                self._db.executemany("INSERT INTO winner VALUES (?, ?)", winners.items())
+
+    def winners(self) -> dict[str, str]:
+        """Role -> candidate id, in the order of registration."""
+        return {r["role"]: r["candidate_id"] for r in self._db.execute("SELECT * FROM winner ORDER BY rowid")}
+
+    def add_opening(self, opened_at: str, candidates: Sequence[str], questions: int) -> None:
+        """Note that the test answers were opened."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO opening (opened_at, candidates, questions) VALUES (?, ?, ?)",
+                (opened_at, json.dumps(list(candidates)), questions),
+            )
+
+    def openings(self) -> int:
+        """How often the test answers were opened."""
+        return int(self._db.execute("SELECT COUNT(*) FROM opening").fetchone()[0])
+
+    def add_seconds(self, iteration: int, name: str, seconds: float) -> None:
+        """Add wall-clock time to a phase."""
+        with self.transaction():
+            self._db.execute(
+                """INSERT INTO phase VALUES (?, ?, ?)
+                   ON CONFLICT (iteration, name) DO UPDATE SET seconds = seconds + excluded.seconds""",
+                (iteration, name, seconds),
+            )
+
+    def seconds(self) -> dict[int, dict[str, float]]:
+        """Iteration -> phase -> wall-clock seconds; iteration 0 holds baselines and test."""
+        table: dict[int, dict[str, float]] = {}
+        for r in self._db.execute("SELECT * FROM phase ORDER BY iteration, rowid"):
+            table.setdefault(r["iteration"], {})[r["name"]] = r["seconds"]
+        return table
+
+    def dump(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Every row of every table that does not depend on the clock, in a fixed order: equal runs have equal dumps."""
+        names = [r["name"] for r in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        kept = sorted(n for n in names if n not in CLOCK_TABLES and not n.startswith("sqlite_"))
+        return {n: sorted((tuple(r) for r in self._db.execute(f"SELECT * FROM {n}")), key=repr) for n in kept}
+
+    def _has_tables(self) -> bool:
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'candidate'").fetchone() is not None
+
+    def _migrate(self) -> None:
+        with self.transaction():
+            self._db.execute("CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)")
+            applied = {r["name"] for r in self._db.execute("SELECT name FROM migration")}
+            unknown = applied - {name for name, _ in MIGRATIONS}
+            if unknown:
+                raise RunError(f"{self.path} was written by a newer selfdev ({max(unknown)}); update selfdev to use it")
+            for name, step in MIGRATIONS:
+                if name not in applied:
+                    step(self._db)
+                    self._db.execute("INSERT INTO migration VALUES (?, datetime('now'))", (name,))
+
+
+def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rwc"
+    db = sqlite3.connect(f"file:{_uri_path(path)}?mode={mode}", uri=True, isolation_level=None, timeout=5.0)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA foreign_keys = ON")
+    if not read_only:
+        try:  # some network file systems cannot do WAL
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _uri_path(path: Path) -> str:
+    return path.absolute().as_uri().removeprefix("file:")
+
+
+def _candidate(row: sqlite3.Row) -> CandidateRow:
+    return CandidateRow(
+        id=row["id"], kind=row["kind"], name=row["name"], iteration=row["iteration"], index=row["idx"],
+        checkpoint=row["checkpoint"], temperature=row["temperature"],
+        sample_seed=None if row["sample_seed"] is None else int(row["sample_seed"]), text=row["text"],
+        source=row["source"], tokens=row["tokens"], nll=row["nll"], truncated=bool(row["truncated"]),
+        status=None if row["status"] is None else ExecutionStatus(row["status"]), error=row["error"], line=row["line"],
+        operations=row["operations"], peak_bytes=row["peak_bytes"], result_hash=row["result_hash"],
+        duplicate_of=row["duplicate_of"],
+    )  # fmt: skip
+
+
+def sample_row(
+    sample: Sample, candidate_id: str, iteration: int, checkpoint: str, temperature: float, source: str | None
+) -> CandidateRow:
+    """The row of one drawn sample; a sample without a program has its outcome already."""
+    return CandidateRow(
+        id=candidate_id, kind="generated", name="", iteration=iteration, index=sample.index, checkpoint=checkpoint,
+        temperature=temperature, sample_seed=sample.seed, text=sample.text, source=source, tokens=sample.tokens,
+        nll=sample.nll, truncated=sample.truncated, status=None if source else ExecutionStatus.NO_CODE,
+        error=None if source else "the sample defines no merge_models function",
+    )  # fmt: skip

@@ -1,0 +1,162 @@
+"""Domain types: frozen, plain, free of I/O. Each field is documented once, here.
+
+Words: a *task vector* is source minus seed; a *candidate* is one sampled merge program; its *dev score* is the number
+of dev questions its merged model answers; a *preference pair* is a better and a worse program for one prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ExecutionStatus(StrEnum):
+    """How running a candidate ended. An outcome is not a score: only `OK` candidates can have one."""
+
+    OK = "ok"
+    NO_CODE = "no_code"  # the sample holds no `merge_models` function
+    SYNTAX = "syntax"  # not Python, or beyond the source limits
+    UNSUPPORTED = "unsupported"  # uses a name or construct the tensor programs do not offer
+    VIOLATION = "violation"  # reached for something forbidden
+    EXCEPTION = "exception"  # raised
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CRASH = "crash"  # the child died
+    INVALID = "invalid"  # wrong names, shapes, dtype, non-finite values or norm
+    NONDETERMINISTIC = "nondeterministic"  # a second run gave other bits
+
+    @property
+    def parsed(self) -> bool:
+        """The sample held Python that compiles."""
+        return self not in (ExecutionStatus.NO_CODE, ExecutionStatus.SYNTAX)
+
+    @property
+    def ran(self) -> bool:
+        """The program came to its end and returned something."""
+        return self in (ExecutionStatus.OK, ExecutionStatus.INVALID, ExecutionStatus.NONDETERMINISTIC)
+
+
+class Split(StrEnum):
+    """Which questions: search, pairing and training see only `DEV`."""
+
+    DEV = "dev"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One problem as the solver sees it, with the answer it never sees."""
+
+    id: str  # stable over runs: task, split and content
+    prompt: str  # the whole text given to the model, few-shot prefix included
+    gold: str  # the reference answer, normalised
+    skill: str = ""  # sub-skill or subject, for breakdowns
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote after one prompt."""
+
+    text: str  # decoded, cut at the first stop string, special tokens removed
+    tokens: int  # tokens generated, the end-of-sequence token included
+    truncated: bool  # the token limit ended it, not the model or a stop string
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One graded (candidate, question) result: the unit of durability."""
+
+    question_id: str
+    completion: Completion
+    extracted: str | None  # None: no answer could be parsed
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One sample to draw; its random stream depends on nothing but `seed`."""
+
+    index: int  # 0 <= index < samples, within the iteration
+    seed: int  # 64 bits, derived from (run seed, "generate", iteration, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One text drawn from the generator."""
+
+    index: int
+    seed: int
+    text: str  # the completion, without the prompt
+    tokens: int  # tokens drawn, the end-of-sequence token included
+    nll: float  # -sum of log pi(token) at temperature 1, in nats, over `tokens`
+    truncated: bool  # the token limit ended it
+
+
+@dataclass(frozen=True, slots=True)
+class MergeProgram:
+    """A merge program ready to run."""
+
+    id: str  # 12 hex digits
+    source: str  # Python text that defines merge_models(task_vectors)
+    seed: int  # seeds every random draw the program makes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of running one program, and, where it is new and valid, of its merged model."""
+
+    status: ExecutionStatus
+    error: str | None = None  # one printable line, at most 500 characters
+    line: int | None = None  # the program's line that failed
+    result_hash: str | None = None  # SHA-256 of the merged task vector's bytes; set when status is OK
+    operations: int = 0  # tensor operations run for it
+    peak_bytes: int = 0  # largest live tensor memory of the program
+    completions: tuple[Completion, ...] | None = None  # one per prompt asked for; None when not generated
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCandidate:
+    """A candidate with everything that pairing, the gap and reports need."""
+
+    id: str
+    iteration: int  # 1, 2, ...
+    index: int
+    source: str
+    completion: str  # the sample's text as the generator wrote it
+    status: ExecutionStatus
+    correct: int | None  # dev questions answered correctly; None is "no score"
+    total: int  # dev questions asked; 0 where there is no score
+    nll: float
+    tokens: int
+    duplicate_of: str | None = None  # the earlier candidate whose merged task vector has the same bits
+
+    @property
+    def score(self) -> float | None:
+        """Dev score in [0, 1]; None where the candidate was not scored."""
+        return None if self.correct is None else self.correct / self.total
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """One row of DPO data."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_id: str
+    rejected_id: str
+    chosen_score: float
+    rejected_score: float | None  # None: the rejected program failed
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What one DPO stage did. Loss and margins are means over the last logged steps."""
+
+    steps: int
+    pairs: int
+    loss: float
+    reward_margin: float  # beta * ((log pi/ref)(chosen) - (log pi/ref)(rejected)), nats
+    reward_accuracy: float
+    curve: tuple[Mapping[str, float], ...] = field(default=())  # one entry per logged step

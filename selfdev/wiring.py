@@ -1,0 +1,153 @@
+"""Configuration -> parts. Names become implementations here and nowhere else; heavy imports happen when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selfdev.compute.base import Worker
+from selfdev.config import RunConfig
+from selfdev.errors import StageError, UsageError
+from selfdev.generators.base import Generator
+from selfdev.prompting import render_prompt, text_hash
+from selfdev.tasks.base import Task
+from selfdev.trainers.base import Trainer
+
+if TYPE_CHECKING:
+    from selfdev_sandbox import Sandbox
+
+SELF_CHECK_PROMPTS = 4  # dev prompts answered with perturbed and restored weights before an engine is trusted
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with. Engines are opened per phase, so that phases can share one device."""
+
+    task: Task
+    prompt: str  # the fixed generator prompt
+    generator: Generator
+    trainer: Trainer
+    open_worker: Callable[[], AbstractContextManager[Worker]]
+    facts: dict[str, str]  # what must not change while a run goes on
+
+
+def build_parts(config: RunConfig) -> Parts:
+    """Make the real parts of a configuration.
+
+    Raises:
+        UsageError, DataError, ModelError: something the configuration names cannot be used.
+    """
+    from selfdev.generators.transformers import TransformersGenerator
+    from selfdev.tasks import load_task
+    from selfdev.trainers.base import TrainSettings
+    from selfdev.trainers.trl import TrlTrainer
+
+    device = resolve_device(config.device)
+    task = load_task(
+        config.task.name,
+        dev_size=config.task.dev_size,
+        test_size=config.task.test_size,
+        seed=config.seed,
+        data=config.task.data,
+    )
+    prompt = render_prompt(config.generate.prompt)
+    generator = TransformersGenerator(
+        config.generate.model,
+        device=device,
+        batch_size=config.generate.batch_size,
+        max_new_tokens=config.generate.max_new_tokens,
+        dtype=config.generate.dtype,
+        chat_template=config.generate.chat_template,
+    )
+    settings = TrainSettings(
+        beta=config.train.beta,
+        learning_rate=config.train.learning_rate,
+        epochs=config.train.epochs,
+        max_steps=config.train.max_steps,
+        batch_size=config.train.batch_size,
+        lora_rank=config.train.lora_rank,
+        lora_alpha=config.train.lora_alpha,
+        device=device,
+        threads=config.threads,
+    )
+    return Parts(
+        task=task,
+        prompt=prompt,
+        generator=generator,
+        trainer=TrlTrainer(settings),
+        open_worker=lambda: open_local_worker(config, task, device),
+        facts=_facts(config, prompt),
+    )
+
+
+def _facts(config: RunConfig, prompt: str) -> dict[str, str]:
+    from selfdev.models import fingerprint
+
+    refs = {"seed model": config.models.seed, "generator": config.generate.model}
+    refs |= {f"source {i}": ref for i, ref in enumerate(config.models.sources)}
+    return {"prompt": text_hash(prompt)} | {what: fingerprint(ref) for what, ref in refs.items()}
+
+
+@contextmanager
+def open_local_worker(config: RunConfig, task: Task, device: str) -> Iterator[Worker]:
+    """Load seed, task vectors and sandbox on one device, and check the engine before it is trusted."""
+    from selfdev_sandbox import Limits, Sandbox
+
+    from selfdev.compute.local import LocalWorker
+    from selfdev.evaluators.transformers import TransformersEvaluator
+    from selfdev.task_vectors import load_task_vectors
+
+    scope = config.models.scope
+    vectors = load_task_vectors(
+        config.models.seed, config.models.sources, scope=scope if isinstance(scope, str) else list(scope), device=device
+    )
+    evaluator = TransformersEvaluator(
+        config.models.seed,
+        device=device,
+        batch_size=config.evaluate.batch_size,
+        max_new_tokens=config.evaluate.max_new_tokens or task.max_new_tokens,
+        stop=task.stop,
+        dtype=config.models.dtype,
+    )
+    try:
+        evaluator.self_check([q.prompt for q in task.dev[:SELF_CHECK_PROMPTS]])
+        limits = Limits(seconds=config.sandbox.seconds, operations=config.sandbox.operations)
+        with _started(Sandbox(limits, device, frozenset(config.sandbox.allow_missing))) as sandbox:
+            yield LocalWorker(sandbox, evaluator, vectors.vectors)
+    finally:
+        evaluator.close()
+
+
+@contextmanager
+def _started(sandbox: Sandbox) -> Iterator[Sandbox]:
+    from selfdev_sandbox import SandboxError
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sandbox)
+        except SandboxError as error:
+            raise StageError(f"the sandbox cannot start: {error}") from error
+        yield sandbox
+
+
+def resolve_device(name: str) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> a device that exists here.
+
+    Raises:
+        UsageError: unknown or absent device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported; allowed: auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices); use --device cpu")
+    return name

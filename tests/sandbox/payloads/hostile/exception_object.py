@@ -1,0 +1,11 @@
+# tries: reach an object through AttributeError.obj
+# outcomes: unsupported, violation
+import torch
+
+
+def merge_models(task_vectors):
+    try:
+        torch.nothing_like_this
+    except AttributeError as error:
+        error.obj.table.clear()
+    return dict(task_vectors[0])

@@ -1,0 +1,87 @@
+"""Pairing: the paper's shares on numbers small enough to check by eye."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfdev.config import PairConfig
+from selfdev.pair import elites, pair, ranked, share_count
+from selfdev.types import ExecutionStatus
+from tests.unit.builders import scored
+
+PAPER = PairConfig()
+
+
+def ids(pairs):
+    return [(p.chosen_id, p.rejected_id) for p in pairs]
+
+
+def test_shares_round_to_nearest_with_at_least_one() -> None:
+    assert [share_count(n, 0.03) for n in (1, 16, 17, 49, 50, 100, 300)] == [1, 1, 1, 1, 2, 3, 9]
+    assert [share_count(n, 0.10) for n in (1, 14, 15, 100)] == [1, 1, 2, 10]
+
+
+def test_top_three_percent_meet_bottom_ten_percent() -> None:
+    # 100 programs with dev scores 0..99: the top 3 are 99, 98, 97; the bottom 10 are 9..0
+    pairs = pair("p", [scored(i, i) for i in range(100)], [], PAPER)
+    assert len(pairs) == 3 * 10
+    assert ids(pairs)[0] == ("id1-99", "id1-9")
+    assert {p.chosen_score for p in pairs} == {0.99, 0.98, 0.97}
+    assert {p.rejected_score for p in pairs} == {i / 100 for i in range(10)}
+    assert {p.prompt for p in pairs} == {"p"}
+
+
+def test_three_elites_of_every_earlier_iteration_join_the_chosen_side() -> None:
+    earlier = [scored(i, 50 + i, iteration=1) for i in range(5)] + [scored(i, 80 - i, iteration=2) for i in range(5)]
+    current = [scored(0, 60, iteration=3), scored(1, 10, iteration=3)]
+    assert [c.id for c in elites(earlier, 3)] == ["id1-4", "id1-3", "id1-2", "id2-0", "id2-1", "id2-2"]
+    chosen = [p.chosen_id for p in pair("p", current, earlier, PAPER)]
+    assert chosen == ["id2-0", "id2-1", "id2-2", "id3-0", "id1-4", "id1-3", "id1-2"]
+
+
+def test_equal_scores_make_no_pair() -> None:
+    assert pair("p", [scored(i, 40) for i in range(30)], [], PAPER) == []
+
+
+def test_one_survivor_makes_no_pair_and_none_makes_none() -> None:
+    assert pair("p", [scored(0, 40), scored(1, None)], [], PAPER) == []
+    assert pair("p", [scored(0, None)], [], PAPER) == []
+
+
+def test_failures_take_part_only_when_the_rule_says_so() -> None:
+    current = [scored(0, 40), scored(1, 30), scored(2, None), scored(3, None, completion="  \n")]
+    assert ids(pair("p", current, [], PAPER)) == [("id1-0", "id1-1")]
+    with_failures = pair("p", current, [], PairConfig(failures="reject"))
+    assert ids(with_failures) == [("id1-0", "id1-1"), ("id1-0", "id1-2")]
+    assert with_failures[1].rejected_score is None
+
+
+def test_repeats_of_an_earlier_merge_are_left_out() -> None:
+    current = [scored(0, 90, duplicate_of="id0"), scored(1, 50), scored(2, 10)]
+    assert [c.id for c in ranked(current)] == ["id1-1", "id1-2"]
+    assert ids(pair("p", current, [], PAPER)) == [("id1-1", "id1-2")]
+
+
+def test_the_number_of_pairs_is_bounded_from_the_best_down() -> None:
+    pairs = pair("p", [scored(i, i) for i in range(100)], [], PairConfig(max_pairs=7))
+    assert len(pairs) == 7
+    assert {p.chosen_id for p in pairs} == {"id1-99"}
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 100)), max_size=60),
+    st.lists(st.integers(0, 100), max_size=20),
+    st.sampled_from(["exclude", "reject"]),
+)
+def test_chosen_is_always_better_and_only_scored_programs_are_chosen(current, earlier, failures) -> None:
+    now = [scored(i, c, iteration=2) for i, c in enumerate(current)]
+    before = [scored(i, c, iteration=1) for i, c in enumerate(earlier)]
+    pairs = pair("p", now, before, PairConfig(failures=failures))
+    by_id = {c.id: c for c in now + before}
+    for p in pairs:
+        good, bad = by_id[p.chosen_id], by_id[p.rejected_id]
+        assert good.status is ExecutionStatus.OK
+        assert bad.iteration == 2
+        assert (bad.score is None and failures == "reject") or p.chosen_score > p.rejected_score
+    assert len(set(ids(pairs))) == len(pairs)
