@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from selfdev import baselines
 from selfdev.config import RunConfig
 from selfdev.errors import StageError
-from selfdev.generate import stream_seed
-from selfdev.types import ExecutionStatus, MergeProgram, SampleRequest
+from selfdev.generate import sample_requests
+from selfdev.types import ExecutionStatus, MergeProgram
 from selfdev.wiring import Parts
 
 TRAIN_START_SECONDS = 25.0  # starting the trainer's process and importing TRL, two CPU cores
@@ -60,7 +60,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
             raise StageError(f"the seed does not run in the sandbox: {outcome.status}, {outcome.error}")
         isolation = worker.isolation
     count = min(config.generate.samples, config.generate.batch_size)
-    requests = [SampleRequest(i, stream_seed(config.seed, "probe", 0, i)) for i in range(count)]
+    requests = sample_requests(config.seed, 0, range(count))
     parts.generator.load(None)
     begun = time.monotonic()
     tokens = sum(s.tokens for batch in parts.generator.sample(parts.prompt, requests, config.generate.temperature)

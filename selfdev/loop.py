@@ -19,7 +19,7 @@ from selfdev.compute.base import Worker
 from selfdev.config import RunConfig
 from selfdev.errors import StageError
 from selfdev.gap import track_gap
-from selfdev.generate import extract_program, stream_seed, temperature
+from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
 from selfdev.pair import pair, ranked
 from selfdev.prompting import text_hash
 from selfdev.report.files import write_iteration_files
@@ -28,7 +28,7 @@ from selfdev.rundir import RunDirectory
 from selfdev.score import score
 from selfdev.store import CandidateRow, Store, sample_row
 from selfdev.train import train
-from selfdev.types import MergeProgram, Outcome, PreferencePair, Question, SampleRequest, Split
+from selfdev.types import MergeProgram, Outcome, PreferencePair, Question, Split
 from selfdev.wiring import Parts
 
 
@@ -97,10 +97,8 @@ def run_baselines(config: RunConfig, directory: RunDirectory, parts: Parts, view
 
 def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
     """Draw the iteration's samples, batch by batch; whole batches that are recorded are not drawn again."""
-    wanted = [
-        SampleRequest(i, stream_seed(config.seed, "generate", iteration, i)) for i in range(config.generate.samples)
-    ]
-    missing = wanted[len(directory.store.candidates(iteration, "generated")) :]
+    drawn = len(directory.store.candidates(iteration, "generated"))
+    missing = sample_requests(config.seed, iteration, range(drawn, config.generate.samples))
     if not missing:
         return
     heat = temperature(iteration, config.generate.temperature, config.generate.decay)

@@ -76,7 +76,7 @@ def build_parts(config: RunConfig) -> Parts:
         task=task,
         prompt=prompt,
         generator=generator,
-        trainer=TrlTrainer(settings),
+        trainer=TrlTrainer(settings, chat_template=config.generate.chat_template),
         open_worker=lambda: open_local_worker(config, task, device),
         facts=_facts(config, prompt),
     )

@@ -497,7 +497,7 @@ class Tensor:
         return self.flip(0) if self.shape else self  # type: ignore[attr-defined]
 
     def __contains__(self, element: Any) -> bool:
-        return bool((self == element).any())  # type: ignore[attr-defined]
+        return bool((self == element).any())
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if not self.shape else repr(self)

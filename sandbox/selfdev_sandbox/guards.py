@@ -141,6 +141,8 @@ def guarded_getattr(obj: Any, name: Any) -> Any:
         return getattr(obj, name)
     if isinstance(obj, BaseException) and name == "args":
         return obj.args
+    if kind.__module__ == "builtins" and not hasattr(kind, name):
+        raise AttributeError(f"'{_kind_name(obj)}' object has no attribute '{name}'")
     raise Missing(f"{_kind_name(obj)}.{name} is not available here")
 
 
@@ -257,12 +259,15 @@ def program_isinstance(obj: Any, spec: Any) -> bool:
 TYPE_TOKENS: dict[type, Token] = {}  # our own types, as `type(x)` shows them
 
 
+_SHOWN = frozenset({bool, bytes, dict, float, frozenset, int, list, range, set, slice, str, tuple, type(None)})
+
+
 def program_type(obj: Any) -> Any:
-    """`type(x)`, one argument only."""
+    """`type(x)`, one argument only; types that could build code or frames are shown as a token."""
     kind = type(obj)
-    return TYPE_TOKENS.get(kind) or (
-        kind if kind.__module__ == "builtins" and kind is not type else Token(kind.__name__)
-    )
+    if kind in _SHOWN or (issubclass(kind, Exception) and kind.__module__ == "builtins"):
+        return kind
+    return TYPE_TOKENS.get(kind) or Token(kind.__name__)
 
 
 def _quiet(*args: Any, **kwargs: Any) -> None:
@@ -280,14 +285,14 @@ def identity(value: Iterable[Any]) -> Iterable[Any]:
 
 
 _PLAIN = (
-    "abs all any bin bool bytes chr complex dict divmod enumerate filter float format frozenset hex int iter len list map"
-    " max min oct ord pow range repr reversed round set slice sorted str sum tuple zip callable NotImplemented"
+    "abs all any bin bool bytes chr complex dict divmod enumerate filter float format frozenset hex int iter len list"
+    " map max min oct ord pow range repr reversed round set slice sorted str sum tuple zip callable NotImplemented"
 )
 _EXCEPTIONS = (
-    "ArithmeticError AssertionError AttributeError EOFError Exception FloatingPointError IndexError KeyError LookupError"
-    " MemoryError NameError NotImplementedError OverflowError RecursionError RuntimeError StopIteration SyntaxError"
-    " TypeError UnboundLocalError UnicodeError ValueError Warning UserWarning DeprecationWarning RuntimeWarning"
-    " ZeroDivisionError ImportError ModuleNotFoundError OSError TimeoutError IOError"
+    "ArithmeticError AssertionError AttributeError DeprecationWarning EOFError Exception FloatingPointError IOError"
+    " ImportError IndexError KeyError LookupError MemoryError ModuleNotFoundError NameError NotImplementedError OSError"
+    " OverflowError RecursionError RuntimeError RuntimeWarning StopIteration SyntaxError TimeoutError TypeError"
+    " UnboundLocalError UnicodeError UserWarning ValueError Warning ZeroDivisionError"
 )
 
 

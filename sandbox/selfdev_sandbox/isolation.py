@@ -2,7 +2,8 @@
 
 `wall_in` is called in the forked child, once, before any untrusted text is looked at. The child needs only to read and
 write one socket and to manage memory, so the seccomp list is tiny: everything else fails, and what only an attack would
-do kills. (Opening a file only fails: CPython looks for the source of a syntax error.) System call numbers are per architecture; an unknown one fails closed.
+do kills. (Opening a file only fails: CPython looks for the source of a syntax error.) System
+call numbers are per architecture; an unknown one fails closed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The modules a program can import: `torch` built from the allow-list, and subsets of a few pure standard modules.
 
-All are `Namespace` objects (a table behind the attribute guard), built fresh for every program.
+All are `Namespace` objects (a table behind the attribute guard). The zygote builds them once; every child has its own
+copy by the fork.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def make_torch() -> Namespace:
     seed = _manual_seed(default)
     nothing = _NoGrad()
     table: dict[str, Any] = _table("t")
-    table |= {name: dtype for name, dtype in DTYPES.items()}
+    table |= dict(DTYPES)
     table |= {alias: DTYPES[name] for alias, name in DTYPE_ALIASES.items()}
     table |= {
         "Tensor": TYPE_TOKENS[Tensor],
@@ -226,10 +227,13 @@ def _partial(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callabl
     return lambda *more, **named: function(*args, *more, **{**kwargs, **named})
 
 
-def _standard(seed: int) -> dict[str, Namespace]:
+def _wraps(_wrapped: object) -> Callable[[Any], Any]:
+    return lambda function: function
+
+
+def _standard(numbers: random.Random) -> dict[str, Namespace]:
     functions = _subset(functools, "reduce cmp_to_key").table
-    functions |= {"partial": _partial, "lru_cache": _cache, "cache": _cache, "wraps": lambda f: lambda g: g}
-    numbers = random.Random(seed)
+    functions |= {"partial": _partial, "lru_cache": _cache, "cache": _cache, "wraps": _wraps}
     spaces = {
         "math": _subset(math, _MATH),
         "re": _subset(
@@ -305,9 +309,10 @@ def _shallow(value: Any) -> Any:
 class Importer:
     """`_import_(module)` and `_import_(module, name)` of a compiled program: look-ups in one table."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self) -> None:
         torch = make_torch()
-        self.modules = _standard(seed) | {
+        self.numbers = random.Random(0)
+        self.modules = _standard(self.numbers) | {
             "torch": torch,
             "torch.nn": torch.table["nn"],
             "torch.nn.functional": torch.table["nn"].table["functional"],

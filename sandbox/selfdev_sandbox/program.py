@@ -16,6 +16,7 @@ from selfdev_sandbox.namespaces import Importer
 from selfdev_sandbox.policy import FILENAME, HIDDEN, Refused, compile_program
 from selfdev_sandbox.protocol import Done, Fail, Start
 
+_IMPORTER = Importer()  # built in the zygote; a child works on its own copy
 _RECURSION = 400  # frames; deep enough for honest helpers, shallow enough for the C stack
 
 
@@ -52,11 +53,12 @@ def _run(connection: Connection, start: Start) -> int:
     code = compile_program(start.source, (start.source_chars, start.source_nodes, start.source_depth))
     sys.setrecursionlimit(_RECURSION)
     client.DEVICE[0] = Device(start.device)
+    _IMPORTER.numbers.seed(start.seed)
     vectors = _inputs(connection, start)
     namespace: dict[str, Any] = {
         "__builtins__": guards.program_builtins(),
         **guards.guard_hooks(),
-        "_import_": Importer(start.seed),
+        "_import_": _IMPORTER,
         "_sync_": connection.sync,
         "_synced_": _synced(connection),
     }
@@ -162,7 +164,7 @@ def warm_up() -> None:
     namespace: dict[str, Any] = {
         "__builtins__": guards.program_builtins(),
         **guards.guard_hooks(),
-        "_import_": Importer(0),
+        "_import_": _IMPORTER,
         "_sync_": lambda: None,
         "_synced_": lambda value: value,
     }

@@ -46,6 +46,11 @@ _INNER: dict[str, tuple[type, ...]] = {
 }
 
 
+_MAX_PIECES = 65_536  # tensors from one operation
+_MAX_DIMS = 64
+_TRACE_VALUES = 2_000_000
+
+
 class Ended(Exception):
     """The program is over: a budget or a rule is broken."""
 
@@ -70,6 +75,7 @@ class TensorServer:
         self.operations = self.moved = self.round_trips = 0
         self.flops = 0.0
         self.trace: list[OpRecord] = []
+        self.trace_room = _TRACE_VALUES  # long literals would fill the server's memory
         self.failed: Raised | None = None  # an error the program has not seen yet; operations are skipped until it has
 
     def handle(self, message: Call | Read | Free | Sync) -> Reply | Raised | None:
@@ -118,9 +124,9 @@ class TensorServer:
         if self.operations > self.limits.operations:
             raise Ended(Status.TIMEOUT, f"more than {self.limits.operations} tensor operations", call.line)
         function = CALLS[call.op]
+        self._charge(op, args, kwargs, call)  # first: even looking at a tensor of 2**50 elements takes for ever
         if op.indices:
             self._check_indices(op, args, kwargs)
-        self._charge(op, args, kwargs, call)
         if op.writes:
             target = call.args[0] if call.args else call.kwargs.get("input")
             if not isinstance(target, Ref):
@@ -201,33 +207,40 @@ class TensorServer:
             sizes.check_range(index, tensor.shape[dim], negative=False)
 
     def _charge(self, op: Op, args: list[Any], kwargs: dict[str, Any], call: Call) -> None:
-        """Charge the budgets before anything is allocated."""
-        tensors = sizes.tensors_in([*args, *kwargs.values()])
+        """Charge the budgets before anything is looked at or allocated."""
+        if sizes.pieces(op, args, kwargs) > _MAX_PIECES:
+            raise ArgumentError(f"would give more than {_MAX_PIECES} tensors")
         if op.size == "view" and not op.writes:
             return
-        made = 0 if op.writes else sizes.output_bytes(op, args, kwargs)
-        if op.writes and tensors:
-            made = self.memory.copy_bytes(call.args[0].i) if call.args and isinstance(call.args[0], Ref) else 0
+        tensors = sizes.tensors_in([*args, *kwargs.values()])
+        read = sum(sizes.nbytes(t) for t in tensors)
+        self._charge_moved(op, read, call.line)
+        made = self._bytes_made(op, args, kwargs, tensors, call)
+        if self.memory.live + made > self.live_limit:
+            needs = f"{op.name} needs {_mib(made)} beside {_mib(self.memory.live)} in use"
+            raise Ended(Status.MEMORY, f"{needs}; the limit is {_mib(self.live_limit)}", call.line)
+        self._charge_moved(op, made, call.line)
+        self.flops += sizes.flops(op, args, kwargs, read + made)
+        if self.flops > self.flops_limit:
+            text = f"more than {self.flops_limit:.2g} floating-point operations, at {op.name}"
+            raise Ended(Status.TIMEOUT, text, call.line)
+
+    def _charge_moved(self, op: Op, amount: int, line: int) -> None:
+        self.moved += amount
+        if self.moved > self.moved_limit:
+            text = f"more than {_mib(self.moved_limit)} of tensor data moved, at {op.name}"
+            raise Ended(Status.TIMEOUT, text, line)
+
+    def _bytes_made(
+        self, op: Op, args: list[Any], kwargs: dict[str, Any], tensors: list[torch.Tensor], call: Call
+    ) -> int:
+        if op.writes:
+            first = call.args[0] if call.args else None
+            return self.memory.copy_bytes(first.i) if isinstance(first, Ref) else 0
+        made = sizes.output_bytes(op, args, kwargs)
         if op.name == "einsum" and len(tensors) > 2:  # intermediate results
             made = max(made, int(min(sizes.HUGE, 4 * sizes.einsum_work(op, args))))
-        if self.memory.live + made > self.live_limit:
-            raise Ended(
-                Status.MEMORY,
-                f"{op.name} needs {_mib(made)} beside {_mib(self.memory.live)} in use; "
-                f"the limit is {_mib(self.live_limit)}",
-                call.line,
-            )
-        moved = made + sum(sizes.nbytes(t) for t in tensors)
-        self.moved += moved
-        self.flops += sizes.flops(op, args, kwargs, moved)
-        if self.moved > self.moved_limit:
-            raise Ended(
-                Status.TIMEOUT, f"more than {_mib(self.moved_limit)} of tensor data moved, at {op.name}", call.line
-            )
-        if self.flops > self.flops_limit:
-            raise Ended(
-                Status.TIMEOUT, f"more than {self.flops_limit:.2g} floating-point operations, at {op.name}", call.line
-            )
+        return made
 
     def _keep(self, op: Op, call: Call, result: Any) -> Reply | None:
         """Give the results their handles."""
@@ -238,6 +251,8 @@ class TensorServer:
         if made and (call.out < 1 or any(call.out + i in self.memory.tensors for i in range(len(made)))):
             raise Ended(Status.VIOLATION, "a handle was used twice", call.line)
         for i, tensor in enumerate(made):
+            if tensor.dim() > _MAX_DIMS:
+                raise RuntimeError(f"{op.name} gives {tensor.dim()} dimensions; at most {_MAX_DIMS} are supported")
             if tensor.dtype not in _NAME_OF:
                 raise TypeError(f"{op.name} gives {tensor.dtype}, which is not available")
             self.memory.add(call.out + i, tensor)
@@ -247,7 +262,8 @@ class TensorServer:
         return Reply(None, [self._spec(t) for t in made], not single) if call.wait else None
 
     def _record(self, name: str, args: Any, kwargs: Any, outputs: tuple[int, ...], line: int) -> None:
-        if len(self.trace) < self.limits.trace_operations:
+        self.trace_room -= 1 + sum(len(value) for value in args if type(value) is list)
+        if len(self.trace) < self.limits.trace_operations and self.trace_room > 0:
             self.trace.append(OpRecord(name, args, kwargs, outputs, line))
 
     # Values.

@@ -70,6 +70,19 @@ def _to_scalar(op: Op, args: list[Any], kwargs: dict[str, Any]) -> bool:
     return len(args) == 1 and "dim" not in kwargs and any(p.name == "dim" for p in op.params) and op.name != "diff"
 
 
+def pieces(op: Op, args: list[Any], kwargs: dict[str, Any]) -> int:
+    """Upper bound of the number of tensors that an operation gives."""
+    if op.name not in ("unbind", "split", "chunk", "tensor_split", "hsplit", "vsplit"):
+        return 4 + len(args)
+    tensor, asked = args[0], args[1] if len(args) > 1 else next(iter(kwargs.values()), 1)
+    longest = max(tensor.shape, default=1)
+    if op.name == "unbind":
+        return longest
+    if not isinstance(asked, int):
+        return len(asked) + 1 if isinstance(asked, list) else longest
+    return -(-longest // max(1, asked)) if op.name == "split" else max(1, asked)
+
+
 # Results are int64 or float64 whatever the input.
 _WIDE = frozenset(
     [
@@ -126,7 +139,7 @@ def _arange(args: list[Any], kwargs: dict[str, Any]) -> int:
     step = kwargs.get("step", numbers[2] if len(numbers) > 2 else 1)
     if not step or not math.isfinite((end - start) / step):
         return HUGE if step else 0
-    return 8 * max(0, math.ceil((end - start) / step) + 1)
+    return int(8 * max(0, math.ceil((end - start) / step) + 1))
 
 
 def _named_int(name: str, position: int, scale: int = 8) -> Callable[[list[Any], dict[str, Any]], int]:
@@ -180,7 +193,7 @@ def _one_hot(args: list[Any], kwargs: dict[str, Any]) -> int:
     largest = int(tensor.max()) + 1 if tensor.numel() else 0
     if tensor.numel() and (int(tensor.min()) < 0 or (classes >= 0 and largest > classes)):
         raise RuntimeError("Class values must be non-negative and smaller than num_classes.")
-    return 8 * tensor.numel() * max(classes, largest, 0)
+    return int(8 * tensor.numel() * max(classes, largest, 0))
 
 
 def _repeat_interleave(args: list[Any], kwargs: dict[str, Any]) -> int:
@@ -213,7 +226,7 @@ def _getitem(args: list[Any], kwargs: dict[str, Any]) -> int:
     if places:
         width = math.prod(max(1, size) for size in _axis_sizes(tensor, index))
         total = broadcast_numel(places) * max(1, total // width)
-    return total * tensor.element_size() + sum(8 * m.numel() for m in masks)
+    return int(total * tensor.element_size() + sum(8 * m.numel() for m in masks))
 
 
 def _axis_sizes(tensor: torch.Tensor, index: Sequence[Any]) -> list[int]:
@@ -448,12 +461,12 @@ def _square(args: list[Any], kwargs: dict[str, Any]) -> int:
 
 def _block_diag(args: list[Any], kwargs: dict[str, Any]) -> int:
     shapes = [(1, 1, *t.shape)[-2:] for t in _all(args, kwargs)]
-    return sum(s[0] for s in shapes) * sum(s[1] for s in shapes) * 8
+    return int(sum(s[0] for s in shapes) * sum(s[1] for s in shapes) * 8)
 
 
 def _multi_dot(args: list[Any], kwargs: dict[str, Any]) -> int:
     shapes = [(1, 1, *t.shape)[-2:] for t in _all(args, kwargs)]
-    return 2 * max(s[0] for s in shapes) * max(s[1] for s in shapes) * 8
+    return int(2 * max(s[0] for s in shapes) * max(s[1] for s in shapes) * 8)
 
 
 def _pad(args: list[Any], kwargs: dict[str, Any]) -> int:

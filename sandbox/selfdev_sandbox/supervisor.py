@@ -136,7 +136,7 @@ class Sandbox:
         simulate_missing: layers to leave out, for tests of what happens then.
 
     Raises:
-        SandboxError: a layer is missing and not named in `allow_missing`, or the self-test found one that does not hold.
+        SandboxError: a layer is missing and not named in `allow_missing`, or the self-test failed.
     """
 
     def __init__(

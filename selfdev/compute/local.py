@@ -33,12 +33,17 @@ class LocalWorker:
         if ran.result is None:
             return Outcome(status, ran.error, ran.line, None, ran.operations, ran.peak_bytes)
         digest = result_hash(ran.result)
-        completions = None if digest in known else self._answer(ran.result, prompts)
+        if digest in known:
+            return Outcome(status, None, None, digest, ran.operations, ran.peak_bytes)
+        try:
+            self._evaluator.apply(ran.result)
+        except ValueError as refused:  # seed + merged overflows the seed's dtype, though merged itself is finite
+            return Outcome(ExecutionStatus.INVALID, str(refused)[:500], None, None, ran.operations, ran.peak_bytes)
+        completions = self._answer(prompts)
         return Outcome(status, None, None, digest, ran.operations, ran.peak_bytes, completions)
 
-    def _answer(self, merged: Mapping[str, torch.Tensor], prompts: Sequence[str]) -> tuple[Completion, ...]:
+    def _answer(self, prompts: Sequence[str]) -> tuple[Completion, ...]:
         try:
-            self._evaluator.apply(merged)
             return tuple(self._evaluator.generate(prompts))
         finally:
             self._evaluator.restore()

@@ -123,7 +123,7 @@ def dev_table(store: Store, top: int = 5) -> Table:
     for iteration in sorted({c.iteration for c in store.scored()}):
         table.add_section()
         for rank, c in enumerate(ranked(store.scored(iteration))[:top], start=1):
-            _add_counts(table, f"{c.id}  iteration {iteration}, rank {rank}", counts.get(c.id))
+            _add_counts(table, f"{c.id} iteration {iteration}, rank {rank}", counts.get(c.id))
     return table
 
 
@@ -159,7 +159,7 @@ def top_table(store: Store, count: int) -> Table:
     counts = store.counts(Split.DEV)
     table = _score_table(f"best {count} discovered algorithms on dev")
     for rank, c in enumerate(ranked(store.scored())[:count], start=1):
-        _add_counts(table, f"{rank:3d}  {c.id}  iteration {c.iteration}", counts.get(c.id))
+        _add_counts(table, f"{rank:2d} {c.id} iteration {c.iteration}", counts.get(c.id))
     return table
 
 

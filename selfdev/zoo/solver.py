@@ -1,10 +1,10 @@
 """The embedded solver family: one tiny Llama seed and three siblings fine-tuned from it, rebuilt from nothing.
 
-The seed has a little of every skill; each sibling is fine-tuned mostly on its own, so it gains there and forgets
-elsewhere, and averaging the siblings interferes. A jointly fine-tuned model is trained and measured as an upper bound
-but not shipped. The recipe is fixed by the aims written in the figures file, never by the result of a search with
-selfdev. Writes standard Hugging Face directories, a README.md in each, and `solver-figures.json` with everything
-measured. CPU, one thread, so that the same versions give the same bits.
+The seed knows two of six wordings of every skill; each sibling is fine-tuned mostly on all wordings of its own skill,
+so it gains there and misreads the others, and averaging the siblings interferes. A jointly fine-tuned model is trained
+and measured as an upper bound but not shipped. The recipe is fixed by the aims written in the figures file, never by
+the result of a search with selfdev. Writes standard Hugging Face directories, a README.md in each, and
+`solver-figures.json` with everything measured. CPU, one thread, so that the same versions give the same bits.
 
     python -m selfdev.zoo.solver --out DIR
 """
@@ -42,7 +42,7 @@ from selfdev.zoo.solver_measure import (
 )
 from selfdev.zoo.solver_rules import linear
 from selfdev.zoo.solver_tokenizer import build_tokenizer
-from selfdev.zoo.solver_train import Stage, train
+from selfdev.zoo.solver_train import REPLAY_TEMPLATES, Stage, train
 
 Progress = Callable[[str], None]
 
@@ -57,9 +57,10 @@ SHAPE = {
     "initializer_range": 0.05,  # 0.02, the default, learns slower at this width
 }
 TOKENIZER_PROBLEMS = 6_000
-SEED_STAGE = Stage(mix={"add": 2, "sub": 2, "mul": 1}, steps=900, learning_rate=2e-3)
-OWN_SHARE = 0.8  # of a sibling's problems; the rest is spread evenly over all skills
-SIBLING_STEPS, SIBLING_RATE = 200, 6e-4
+SEED_STAGE = Stage(mix={"add": 2, "sub": 2, "mul": 1.5}, steps=1_800, learning_rate=2e-3, templates=REPLAY_TEMPLATES)
+OWN_SHARE = 0.7  # of a sibling's problems; the rest is split between all skills and what the seed saw
+REPLAY_SHARE = 0.2
+SIBLING_STEPS, SIBLING_RATE = 360, 6e-4
 JOINT_STAGE = Stage(mix=dict.fromkeys(SKILLS, 1.0), steps=3 * SIBLING_STEPS, learning_rate=SIBLING_RATE)
 # --- how it is measured ---------------------------------------------------------------------------------------------
 DEV_PROBLEMS, TEST_PROBLEMS = 300, 900
@@ -79,9 +80,10 @@ def sibling_name(skill: str) -> str:
 
 
 def sibling_stage(skill: str) -> Stage:
-    """Fine-tuning of one sibling: mostly its own skill, some of all."""
-    mix = {name: (1 - OWN_SHARE) / len(SKILLS) + (OWN_SHARE if name == skill else 0.0) for name in SKILLS}
-    return Stage(mix=mix, steps=SIBLING_STEPS, learning_rate=SIBLING_RATE)
+    """Fine-tuning of one sibling: mostly its own skill, some of all, some of what the seed saw."""
+    others = (1 - OWN_SHARE - REPLAY_SHARE) / len(SKILLS)
+    mix = {name: others + (OWN_SHARE if name == skill else 0.0) for name in SKILLS}
+    return Stage(mix=mix, steps=SIBLING_STEPS, learning_rate=SIBLING_RATE, replay=REPLAY_SHARE)
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -166,7 +168,7 @@ def _measure_family(
         "uniform_average": bench.family({"1/3": linear([1 / count] * count)}),
         "task_arithmetic_grid": bench.family(task_arithmetic_grid(count)),
         "random_coefficients": bench.family(random_coefficients(count, RANDOM_COEFFICIENTS, seed)),
-        "smart_rules": bench.family(smart_rules(), progress),
+        "smart_rules": bench.family(smart_rules(count, seed), progress),
     }
     baselines = {name: share for name, share in shares.items() if name != "joint"}
     for name in ("uniform_average", "task_arithmetic_grid"):
@@ -225,6 +227,8 @@ def _write_model(target: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTok
         model.save_pretrained(directory)
         _write_tokenizer(directory, tokenizer)
         (directory / "README.md").write_text(readme, encoding="utf-8")
+        for file in directory.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone
 
     _replace(target, fill)
 
@@ -252,10 +256,13 @@ def _figures_table(figures: Mapping[str, object]) -> str:
 
 
 def _stage_words(stage: Stage) -> str:
-    mix = ", ".join(f"{name} {weight / sum(stage.mix.values()):.0%}" for name, weight in stage.mix.items())
+    whole = sum(stage.mix.values())
+    mix = ", ".join(f"{name} {(1 - stage.replay) * weight / whole:.0%}" for name, weight in stage.mix.items())
+    wordings = "all six wordings" if stage.templates is None else f"the first {stage.templates} of six wordings"
+    replay = f", {stage.replay:.0%} repeating the seed's {REPLAY_TEMPLATES} wordings" if stage.replay else ""
     return (
-        f"{stage.steps} steps of {stage.batch} problems ({mix}), AdamW, peak learning rate {stage.learning_rate:g}, "
-        f"cosine decay, loss on the answer only"
+        f"{stage.steps} steps of {stage.batch} problems ({mix} in {wordings} of each skill{replay}), AdamW, peak "
+        f"learning rate {stage.learning_rate:g}, cosine decay, loss on the answer only"
     )
 
 

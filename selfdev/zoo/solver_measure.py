@@ -20,6 +20,7 @@ from selfdev.zoo import solver_rules as rules
 MAX_NEW_TOKENS = 24  # a full answer takes 15 at most
 _BATCH = 300
 _ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")  # GSM8k's strict extraction
+_TRIMMED_POINTS = 12  # random coefficient vectors per density
 _Z95 = 1.959964
 
 Figures = dict[str, object]
@@ -157,16 +158,20 @@ def random_coefficients(sources: int, count: int, seed: int, high: float = 1.2) 
     return {str(point): rules.linear(point) for point in points}
 
 
-def smart_rules() -> dict[str, rules.MergeRule]:
+def smart_rules(sources: int, seed: int) -> dict[str, rules.MergeRule]:
     """A handful of rules beyond plain coefficients, to see whether there is something to find."""
     members: dict[str, rules.MergeRule] = {}
+    rng = random.Random(f"trimmed/{seed}")
+    for density in (0.1, 0.2, 0.4):
+        for _ in range(_TRIMMED_POINTS):
+            point = [round(rng.uniform(0.2, 1.4), 3) for _ in range(sources)]
+            members[f"trimmed {density}, {point}"] = rules.trimmed(density, point)
     for scale in (0.5, 0.75, 1.0):
         members[f"largest {scale}"] = rules.largest(scale)
         members[f"norm-balanced {2 * scale}"] = rules.norm_balanced(2 * scale)
         members[f"low-rank 8, {scale}"] = rules.low_rank(8, scale)
         for density in (0.2, 0.5):
             members[f"ties {density}, {2 * scale}"] = rules.ties(density, 2 * scale)
-            members[f"trimmed {density}, {scale}"] = rules.trimmed(density, scale)
     for low, high in ((0.3, 0.6), (0.6, 0.3), (0.3, 0.9), (0.9, 0.3), (0.6, 0.9), (0.9, 0.6)):
         members[f"attention {low}, mlp {high}"] = rules.by_kind(low, high, (low + high) / 2)
         slope = [low + (high - low) * i / 3 for i in range(4)]

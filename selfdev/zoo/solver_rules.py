@@ -55,11 +55,12 @@ def ties(density: float, scale: float) -> MergeRule:
     return rule
 
 
-def trimmed(density: float, scale: float) -> MergeRule:
-    """Sum of task vectors after keeping each one's largest entries per parameter."""
+def trimmed(density: float, coefficients: Sequence[float]) -> MergeRule:
+    """Task Arithmetic after keeping each source's largest entries per parameter."""
 
     def rule(vectors: Sequence[TaskVector]) -> dict[str, torch.Tensor]:
-        return {name: scale * torch.stack([_trim(v[name], density) for v in vectors]).sum(0) for name in vectors[0]}
+        kept = [{name: _trim(value, density) for name, value in vector.items()} for vector in vectors]
+        return linear(coefficients)(kept)
 
     return rule
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfdev.tasks.arithmetic import SKILLS, ArithmeticProblem, prompt, stream
 
+REPLAY_TEMPLATES = 2  # wordings of each skill that the seed knows
+_REPLAY_SEED = 1_000_003  # keeps replayed problems apart from new ones
 IGNORED = -100  # label of tokens without loss
 
 
@@ -23,11 +25,12 @@ IGNORED = -100  # label of tokens without loss
 class Stage:
     """One training run from given weights."""
 
-    mix: Mapping[str, float]  # skill -> weight; problems are drawn in proportion
+    mix: Mapping[str, float]  # skill -> weight; new problems are drawn in proportion
     steps: int
     learning_rate: float  # peak
     batch: int = 32  # problems per step
-    templates: int | None = None  # only the first so many wordings of each skill; None is all
+    templates: int | None = None  # new problems use only the first so many wordings of each skill; None is all
+    replay: float = 0.0  # part of all problems that repeats what the seed saw: REPLAY_TEMPLATES wordings, skills evenly
     warmup: float = 0.05  # part of `steps` with rising learning rate
     weight_decay: float = 0.0
 
@@ -47,16 +50,24 @@ class _Batches:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> None:
         self._tokenizer, self._stage = tokenizer, stage
         self._rng = random.Random(f"solver-batches/{seed}")
-        self._streams = {
-            skill: (p for p in stream("train", seed, skill) if stage.templates is None or p.template < stage.templates)
-            for skill in SKILLS
-        }
+        whole = sum(stage.mix.values())
+        self._streams: list[Iterator[ArithmeticProblem]] = []
+        self._weights: list[float] = []
+        for skill, weight in stage.mix.items():
+            self._streams.append(_first_wordings(stream("train", seed, skill), stage.templates))
+            self._weights.append((1 - stage.replay) * weight / whole)
+        for skill in SKILLS if stage.replay else ():
+            self._streams.append(_first_wordings(stream("train", seed + _REPLAY_SEED, skill), REPLAY_TEMPLATES))
+            self._weights.append(stage.replay / len(SKILLS))
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and labels, each (problems, tokens), padded on the right."""
-        names, weights = list(self._stage.mix), list(self._stage.mix.values())
-        skills = self._rng.choices(names, weights=weights, k=self._stage.batch)
-        return encode_batch(self._tokenizer, [next(self._streams[skill]) for skill in skills])
+        chosen = self._rng.choices(self._streams, weights=self._weights, k=self._stage.batch)
+        return encode_batch(self._tokenizer, [next(problems) for problems in chosen])
+
+
+def _first_wordings(problems: Iterator[ArithmeticProblem], templates: int | None) -> Iterator[ArithmeticProblem]:
+    return problems if templates is None else (p for p in problems if p.template < templates)
 
 
 def encode_batch(

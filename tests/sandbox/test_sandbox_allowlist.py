@@ -141,7 +141,6 @@ ARGUMENTS: dict[str, list[Any]] = {
     "quantile": [_M, Ref(POS), 0],
     "nanquantile": [_M, 0.5],
     "histc": [_M, 5],
-    "bincount": [_INT],
     "searchsorted": [Ref(IDX), _INT],
     "bucketize": [_M, Ref(POS)],
     "topk": [_M, 2],

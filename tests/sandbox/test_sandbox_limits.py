@@ -72,12 +72,13 @@ def test_deadline_is_kept_within_a_small_margin(box: Sandbox) -> None:
             "Tensor.nosuch",
         ),
         (
-            "def merge_models(t):\n    x = t[0]['model.norm.weight']\n    y = x.reshape(3, 3)\n    z = y + 1\n    return z.item()",
+            "def merge_models(t):\n    x = t[0]['model.norm.weight']\n    y = x.view(3, 3)\n    return (y + 1).item()",
             Status.EXCEPTION,
             3,
             "shape '[3, 3]' is invalid",
         ),
         ("def merge_models(t):\n    return t[0]['nope']", Status.EXCEPTION, 2, "KeyError: 'nope'"),
+        ("def merge_models(t):\n    return t[0].get('x').abs()", Status.EXCEPTION, 2, "'NoneType' object"),
         ("def merge_models(t):\n    retrun t", Status.SYNTAX, 2, "invalid syntax"),
         ("def merge_models(t):\n    return undefined_name", Status.EXCEPTION, 2, "undefined_name"),
         ("def merge_models(t):\n    _x = 1\n    return _y", Status.EXCEPTION, 3, "'_y'"),
@@ -147,7 +148,9 @@ def test_result_is_owned_and_in_order(box: Sandbox) -> None:
 
 
 def test_trace_is_data_with_lines(box: Sandbox) -> None:
-    source = "def merge_models(t):\n    out = {}\n    for k in t[0]:\n        out[k] = 0.5 * t[0][k] + t[1][k]\n    return out"
+    source = (
+        "def merge_models(t):\n    o = {}\n    for k in t[0]:\n        o[k] = 0.5 * t[0][k] + t[1][k]\n    return o"
+    )
     outcome = box.run(source, make_vectors(), 0)
     names = list(make_vectors()[0])
     first, second, last = outcome.trace[0], outcome.trace[1], outcome.trace[-1]

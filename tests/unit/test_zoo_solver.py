@@ -155,7 +155,7 @@ def test_rules_worked_by_hand() -> None:
     assert merged(solver_rules.linear([0.5, 2.0])) == [-2.0, -6.5, 3.0, 1.25]
     assert merged(solver_rules.largest(1.0)) == [4.0, -3.0, 2.0, 0.5]
     # Halves kept: (4, 0, 2, 0) and (-2, -3, 0, 0); sums 2, -3, 2, 0: the -2 disagrees.
-    assert merged(solver_rules.trimmed(0.5, 1.0)) == [2.0, -3.0, 2.0, 0.0]
+    assert merged(solver_rules.trimmed(0.5, [1.0, 1.0])) == [2.0, -3.0, 2.0, 0.0]
     assert merged(solver_rules.ties(0.5, 1.0)) == [4.0, -3.0, 2.0, 0.0]
     assert merged(solver_rules.low_rank(1, 1.0)) == pytest.approx([2.0, -4.0, 3.0, 1.0], abs=1e-5)
     norms = [(16 + 1 + 4 + 0.25) ** 0.5, (4 + 9 + 1 + 0.25) ** 0.5]

@@ -1,0 +1,105 @@
+"""Every command of the README is executed; its tree and preset names are real."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+SLOW_COMMANDS = {"selfdev run --preset smollm2-generator", "selfdev evaluate --model smollm2"}
+
+
+def expand(command: str) -> str:
+    """A `make` target -> the last command it would run; others as they are."""
+    if not command.startswith("make "):
+        return command
+    lines = subprocess.run(
+        ["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return lines[-1]
+
+
+def run(command: str, cwd: Path) -> str:
+    """Run one README command with this interpreter; returns its standard output."""
+    words = shlex.split(re.sub(r"^\S*/(?=selfdev )", "", command))
+    replaced = {"selfdev": ["-m", "selfdev"], "pip": ["-m", "pip"]}[words[0]]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *replaced, *words[1:]], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a clone to the commands, after a small run in the place of `make demo`'s."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "tests" / "data", folder / "tests" / "data")
+    run("selfdev run --iterations 2 --samples 12 --run-dir runs/demo --set task.test_size=50", folder)
+    return folder
+
+
+def is_slow(command: str) -> bool:
+    return command.startswith(("make ", "pip ")) or any(command.startswith(s) for s in SLOW_COMMANDS)
+
+
+def test_the_readme_has_its_two_commands_first() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+    assert expand("make demo").endswith("selfdev run --iterations 3 --preset demo --run-dir runs/demo")
+    assert "-m pytest" in expand("make test")
+    assert "make test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not is_slow(c)])
+def test_command(command: str, workplace: Path) -> None:
+    assert run(command, workplace).strip()
+
+
+@pytest.mark.slow
+def test_the_demo_itself(tmp_path: Path) -> None:
+    """`make demo` without the installation: three iterations, a winner tested next to seed and best baseline."""
+    printed = run(expand("make demo"), tmp_path)
+    for part in ("forecast", "iteration 3", "best baseline on dev", "winner"):
+        assert part in printed
+    assert run("selfdev run --iterations 3 --preset demo --run-dir runs/demo", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_small_language_model(workplace: Path, tmp_path: Path) -> None:
+    """The SmolLM2 commands, in the README's order."""
+    for command in COMMANDS:
+        if is_slow(command) and not command.startswith("make "):
+            assert run(command, workplace).strip() or command.startswith("pip ")
+
+
+def test_every_command_has_help_and_a_mention() -> None:
+    for name in ("run", "show", "top", "config", "evaluate", "zoo list"):
+        assert f"selfdev {name}" in README
+        assert len(run(f"selfdev {name} --help", ROOT)) > 100
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = (
+        "import sys; from selfdev.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'trl', 'datasets')))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 0
+
+
+def test_the_tree_names_what_is_there() -> None:
+    tree = README.split("## Layout")[1]
+    for name in ("selfdev", "sandbox", "prompts", "tests", "benchmarks"):
+        assert re.search(rf"(?m)^{name}/", tree)
+        assert (ROOT / name).is_dir()
