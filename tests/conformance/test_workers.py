@@ -1,0 +1,123 @@
+"""The compute seam: the scripted worker and the local one (real sandbox child, real tiny model) behave alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from selfdev_sandbox import Limits, Sandbox
+
+from selfdev.baselines import read_rule
+from selfdev.compute.base import Worker
+from selfdev.compute.local import LocalWorker, result_hash
+from selfdev.compute.scripted import ScriptedWorker
+from selfdev.evaluators.transformers import TransformersEvaluator
+from selfdev.task_vectors import load_task_vectors
+from selfdev.types import ExecutionStatus, MergeProgram
+from tests.tiny import nudged, save_tiny, tiny_llama
+
+PROMPTS = ["Question: 1\nAnswer:", "Question: 2\nAnswer:", "Question: 3\nAnswer:"]
+MEAN = read_rule("uniform_average")
+BROKEN = "def merge_models(task_vectors):\n    return task_vectors[7]\n"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorker]:
+    folder = tmp_path_factory.mktemp("worker")
+    seed = tiny_llama()
+    refs = [str(save_tiny(folder / "seed", seed))]
+    refs += [str(save_tiny(folder / f"s{i}", nudged(seed, i))) for i in (1, 2)]
+    vectors = load_task_vectors(refs[0], refs[1:])
+    evaluator = TransformersEvaluator(refs[0], "cpu", batch_size=2, max_new_tokens=6, stop=("Question:",))
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox(Limits(seconds=20.0)))
+        yield LocalWorker(sandbox, evaluator, vectors.vectors)
+        evaluator.close()
+
+
+@pytest.fixture(params=["scripted", "local"])
+def worker(request: pytest.FixtureRequest) -> Worker:
+    if request.param == "local":
+        return request.getfixturevalue("local")
+    quality: Callable[[str], float | None] = lambda source: None if source == BROKEN else 0.5  # noqa: E731
+    return ScriptedWorker(quality, dict.fromkeys(PROMPTS, " #### 1"))
+
+
+def program(source: str, name: str = "a" * 12) -> MergeProgram:
+    return MergeProgram(name, source, 7)
+
+
+def test_a_valid_program_answers_every_prompt(worker: Worker) -> None:
+    outcome = worker.run(program(MEAN), PROMPTS, known=())
+    assert outcome.status is ExecutionStatus.OK
+    assert outcome.completions is not None
+    assert len(outcome.completions) == len(PROMPTS)
+    assert outcome.result_hash is not None
+    assert outcome.operations > 0
+
+
+def test_the_same_program_gives_the_same_outcome(worker: Worker) -> None:
+    assert worker.run(program(MEAN), PROMPTS, known=()) == worker.run(program(MEAN, "b" * 12), PROMPTS, known=())
+
+
+def test_a_known_result_is_not_answered_again(worker: Worker) -> None:
+    first = worker.run(program(MEAN), PROMPTS, known=())
+    again = worker.run(program(MEAN), PROMPTS, known={first.result_hash})
+    assert again.status is ExecutionStatus.OK
+    assert again.result_hash == first.result_hash
+    assert again.completions is None
+
+
+def test_a_failing_program_is_an_outcome_and_the_next_one_is_unharmed(worker: Worker) -> None:
+    before = worker.run(program(MEAN), PROMPTS, known=())
+    failed = worker.run(program(BROKEN), PROMPTS, known=())
+    assert failed.status is ExecutionStatus.EXCEPTION
+    assert failed.error
+    assert failed.result_hash is None
+    assert failed.completions is None
+    assert worker.run(program(MEAN), PROMPTS, known=()) == before
+
+
+def test_prompts_come_back_in_order(worker: Worker) -> None:
+    forward = worker.run(program(MEAN), PROMPTS, known=()).completions
+    backward = worker.run(program(MEAN), PROMPTS[::-1], known=()).completions
+    assert forward is not None
+    assert backward is not None
+    if not isinstance(worker, ScriptedWorker):  # the fake is right on the first prompts, whichever they are
+        assert [c.text for c in forward] == [c.text for c in backward[::-1]]
+
+
+def test_the_merge_is_what_plain_pytorch_computes(local: LocalWorker, tmp_path: Path) -> None:
+    """Mean of two task vectors by hand, and seed + mean as an ordinary model: the same greedy text."""
+    merged = {n: (a + b) / 2 for (n, a), b in zip(local._task_vectors[0].items(), local._task_vectors[1].values(), strict=True)}
+    outcome = local.run(program(MEAN), PROMPTS, known=())
+    assert outcome.result_hash == result_hash(merged)
+    model = tiny_llama()
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, delta in merged.items():
+            parameters[name] += delta
+    plain = TransformersEvaluator(str(save_tiny(tmp_path / "m", model)), "cpu", 2, 6, ("Question:",))
+    assert [c.text for c in plain.generate(PROMPTS)] == [c.text for c in outcome.completions or ()]
+    plain.close()
+
+
+def test_a_merge_that_overflows_the_seed_is_invalid(local: LocalWorker) -> None:
+    huge = "def merge_models(task_vectors):\n    return {k: v * 1e38 * 1e38 for k, v in task_vectors[0].items()}\n"
+    outcome = local.run(program(huge), PROMPTS, known=())
+    assert outcome.status is ExecutionStatus.INVALID
+    assert outcome.completions is None
+
+
+def test_result_hash_sees_names_shapes_and_bits() -> None:
+    a = {"x": torch.tensor([1.0, 2.0])}
+    assert result_hash(a) == result_hash({"x": torch.tensor([1.0, 2.0])})
+    assert result_hash({"x": torch.tensor([0.0, -0.0])}) == result_hash({"x": torch.tensor([0.0, 0.0])})
+    others = [
+        {"y": torch.tensor([1.0, 2.0])}, {"x": torch.tensor([[1.0, 2.0]])}, {"x": torch.tensor([1.0, 2.0 + 2**-22])},
+        {"x": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)},
+    ]  # fmt: skip
+    assert len({result_hash(o) for o in [a, *others]}) == 5
