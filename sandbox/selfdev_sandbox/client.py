@@ -1,269 +1,42 @@
-"""The child's side of remote tensors: the connection to the tensor server, and `Tensor`, a handle that feels like
-PyTorch's. Pure Python, no torch, no numpy.
+"""The child's side of remote tensors: `Tensor`, a handle that feels like PyTorch's, and `run`, which asks the server.
+Pure Python, no torch, no numpy.
 
 Operations that give one tensor are sent without waiting; the program waits only where it needs a Python value. Shapes
-and dtypes are known here for inputs and most elementwise results, and fetched once where they are not.
+and dtypes are known here where they are plain to see (`shapes`), and fetched once where they are not.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from selfdev_sandbox import protocol
+from selfdev_sandbox import shapes
 from selfdev_sandbox.allowlist import NUMBER, OPS, Op
 from selfdev_sandbox.contract import printable
-from selfdev_sandbox.guards import WRITABLE, Missing, Token, register, violation
-from selfdev_sandbox.policy import FILENAME
-from selfdev_sandbox.protocol import Call, Dots, Dtype, Gen, Raised, Read, Ref, Reply, Slice, Sync
-
-_FLUSH = 4096  # bytes buffered before a write: enough to share system calls, little enough to keep the server busy
-
-
-class LinAlgError(RuntimeError):
-    """`torch.linalg.LinAlgError`."""
-
-
-_ERRORS: dict[str, type[Exception]] = {
-    e.__name__: e
-    for e in (
-        RuntimeError,
-        ValueError,
-        IndexError,
-        TypeError,
-        NotImplementedError,
-        KeyError,
-        ZeroDivisionError,
-        OverflowError,
-        AssertionError,
-        LinAlgError,
-    )
-}
-
-
-class Connection:
-    """Frames out (buffered) and in."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.buffer = bytearray()
-        self.received = bytearray()
-        self.freed: list[int] = []  # handles to give back with the next message
-        self.next_handle = 1
-        self.pending = False  # operations sent whose errors are not known yet
-        self.error: tuple[Exception, int] | None = None  # the last remote error and its line
-
-    def flush(self) -> None:
-        view = memoryview(bytes(self.buffer))
-        self.buffer.clear()
-        while view:
-            view = view[os.write(self.fd, view) :]
-
-    def send(self, message: Any) -> None:
-        if self.freed:
-            self.buffer += protocol.frame(protocol.Free(self.freed))
-            self.freed = []
-        data = protocol.frame(message)
-        if len(data) > protocol.MAX_FRAME:
-            raise ValueError("a tensor literal is too large; build tensors with torch operations")
-        self.buffer += data
-        if len(self.buffer) > _FLUSH:
-            self.flush()
-
-    def receive(self) -> bytes:
-        """One frame's body."""
-        data = self.received
-        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
-            more = os.read(self.fd, 65536)
-            if not more:
-                os._exit(3)
-            data += more
-        size = 4 + int.from_bytes(data[:4], "little")
-        body = bytes(data[4:size])
-        del data[:size]
-        return body
-
-    def ask(self, message: Any) -> Reply:
-        """Send, wait, and raise what the server raised."""
-        self.send(message)
-        self.flush()
-        answer: Reply | Raised = protocol.decode_answer(self.receive())
-        self.pending = False
-        if isinstance(answer, Raised):
-            error = _ERRORS.get(answer.kind, RuntimeError)(answer.error)
-            self.error = (error, answer.line)
-            raise error
-        return answer
-
-    def sync(self) -> None:
-        """Surface the error of any operation sent so far."""
-        if self.pending:
-            self.ask(Sync())
-
-
-CONNECTION = Connection(-1)
-
-
-def connect(fd: int) -> Connection:
-    """Use this descriptor from now on."""
-    global CONNECTION
-    CONNECTION = Connection(fd)
-    return CONNECTION
-
-
-def program_line() -> int:
-    """The line of the program that is running, 0 outside of it."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_filename == FILENAME:
-            return frame.f_lineno or 0
-        frame = frame.f_back  # type: ignore[assignment]
-    return 0
-
-
-class DType:
-    """A dtype: one object per name."""
-
-    __slots__ = ("is_complex", "is_floating_point", "itemsize", "name")
-
-    def __init__(self, name: str, itemsize: int, floating: bool) -> None:
-        self.name, self.itemsize, self.is_floating_point, self.is_complex = name, itemsize, floating, False
-
-    def __repr__(self) -> str:
-        return f"torch.{self.name}"
-
-
-DTYPES = {
-    name: DType(name, size, name.startswith(("float", "bfloat")))
-    for name, size in (
-        ("float32", 4),
-        ("float64", 8),
-        ("float16", 2),
-        ("bfloat16", 2),
-        ("int64", 8),
-        ("int32", 4),
-        ("int16", 2),
-        ("int8", 1),
-        ("uint8", 1),
-        ("bool", 1),
-    )
-}
-DTYPE_ALIASES = {
-    "float": "float32",
-    "double": "float64",
-    "half": "float16",
-    "long": "int64",
-    "int": "int32",
-    "short": "int16",
-}
-_PYTHON_DTYPES = {float: "float64", int: "int64", bool: "bool"}
-
-
-class Device:
-    """A device: names only, everything lives where the server is."""
-
-    __slots__ = ("index", "type")
-
-    def __init__(self, text: Any = "cpu", index: int | None = None) -> None:
-        name, _, number = str(text).partition(":")
-        if name not in ("cpu", "cuda", "mps", "meta"):
-            raise RuntimeError(
-                f"Expected one of cpu, cuda device type at start of device string: {printable(name, 40)}"
-            )
-        self.type, self.index = name, int(number) if number.isdigit() else index
-
-    def __repr__(self) -> str:
-        return self.type if self.index is None else f"{self.type}:{self.index}"
-
-    def __eq__(self, other: object) -> bool:
-        return str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-
-DEVICE = [Device("cpu")]  # the device that tensors report
-
-
-class Size(tuple[int, ...]):
-    """A shape."""
-
-    __slots__ = ()
-
-    def numel(self) -> int:
-        total = 1
-        for size in self:
-            total *= size
-        return total
-
-    def __repr__(self) -> str:
-        return f"torch.Size({list(self)})"
-
-
-class Generator:
-    """A random generator of the server, derived from the run's seed until `manual_seed`."""
-
-    __slots__ = ("gen", "start")
-    count = 0
-
-    def __init__(self, device: Any = None, number: int | None = None) -> None:
-        if number is None:
-            Generator.count += 1
-            number = Generator.count
-        self.gen, self.start = Gen(number), 0
-
-    def manual_seed(self, seed: int) -> Generator:
-        """Seed it; the same seed gives the same numbers as in PyTorch."""
-        self.start = int(seed) & ((1 << 63) - 1)
-        run(NUMBER["o", "seed_generator"], (self, self.start), {})
-        return self
-
-    def initial_seed(self) -> int:
-        return self.start
-
-    def seed(self) -> int:
-        """PyTorch takes entropy here; this gives a fixed seed."""
-        return self.manual_seed(self.gen.i).start
-
-    device = property(lambda self: DEVICE[0])
-
-
-class Named(tuple[Any, ...]):
-    """Several results with names."""
-
-    fields: tuple[str, ...] = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self.fields:
-            return self[self.fields.index(name)]
-        raise Missing(f"{name} is not available here")
-
+from selfdev_sandbox.guards import WRITABLE, Missing
+from selfdev_sandbox.operators import equip
+from selfdev_sandbox.protocol import Call, Dots, Dtype, Read, Ref, Slice
+from selfdev_sandbox.values import DEVICE, DTYPES, PYTHON_DTYPES, DType, Generator, Named, Size, as_dtype
+from selfdev_sandbox.wire import CONNECTION, program_line
 
 _SYNONYMS = {"axis": "dim", "keepdims": "keepdim"}
 _IGNORED = frozenset(
     ("device", "layout", "requires_grad", "pin_memory", "memory_format", "non_blocking", "inplace", "out")
 )
-_BINARY = frozenset(
-    [
-        "add",
-        "sub",
-        "subtract",
-        "mul",
-        "multiply",
-        "div",
-        "true_divide",
-        "pow",
-        "maximum",
-        "minimum",
-        "rsub",
-        "rdiv",
-        "fmod",
-        "remainder",
-    ]
-)
-_COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
+_VIEWS_OF_DICTS = (type({}.values()), type({}.keys()))
+_TAKES_TENSORS = frozenset("tTx")
+
+
+class _Row:
+    """What the client looks up per operation, prepared once."""
+
+    __slots__ = ("known", "op", "rule", "scalar", "single", "writes")
+
+    def __init__(self, number: int, op: Op) -> None:
+        self.op, self.writes, self.single, self.rule = op, op.writes, op.outputs == 1, shapes.RULES[number]
+        self.known = {p.name for p in op.params}
+        # Positions that take no tensor: PyTorch reads a one-element tensor there, so the client does.
+        self.scalar = any(not _TAKES_TENSORS & set(p.kinds) for p in op.params)
 
 
 def _encode(value: Any) -> Any:
@@ -281,20 +54,13 @@ def _encode(value: Any) -> Any:
         return Dtype(value.name)
     if kind is Generator:
         return value.gen
-    if isinstance(value, (tuple, list, range)) or kind in (type({}.values()), type({}.keys())):
+    if isinstance(value, (tuple, list, range)) or kind in _VIEWS_OF_DICTS:
         return [_encode(item) for item in value]
-    if kind is type and value in _PYTHON_DTYPES:
-        return Dtype(_PYTHON_DTYPES[value])
+    if kind is type and value in PYTHON_DTYPES:
+        return Dtype(PYTHON_DTYPES[value])
     if isinstance(value, Iterator):
         return [_encode(item) for item in value]
     raise TypeError(f"an argument of type {kind.__name__} is not accepted by tensor operations")
-
-
-def as_dtype(value: Any) -> DType | None:
-    """A dtype argument: ours, or Python's float, int, bool."""
-    if type(value) is DType:
-        return value
-    return DTYPES[_PYTHON_DTYPES[value]] if type(value) is type and value in _PYTHON_DTYPES else None
 
 
 def _is_single(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
@@ -309,24 +75,24 @@ def _is_single(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 def run(number: int, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Ask the server for operation `number`."""
-    op = OPS[number]
+    row = _ROWS[number]
     if kwargs:
-        kwargs = _clean(op, kwargs)
+        kwargs = _clean(row, kwargs)
+    if row.scalar:
+        args = _read_scalars(row.op, args)
     sent = [value.ref if type(value) is Tensor else _encode(value) for value in args]
-    named = {name: _encode(value) for name, value in kwargs.items()}
-    _read_scalars(op, args, sent)
+    named = {name: _encode(value) for name, value in kwargs.items()} if kwargs else {}
     connection = CONNECTION
-    if op.writes:
-        connection.send(Call(number, 0, program_line(), False, sent, named))
-        connection.pending = True
+    if row.writes:
+        connection.call(number, 0, sent, named)
         return args[0] if args else kwargs["input"]
-    if op.outputs == 1 or _is_single(op, args, kwargs):
+    if row.single or _is_single(row.op, args, kwargs):
         handle = connection.next_handle
         connection.next_handle = handle + 1
-        connection.send(Call(number, handle, program_line(), False, sent, named))
-        connection.pending = True
-        return Tensor(handle, *_predict(op, args, kwargs))
-    return _run_and_wait(number, op, sent, named)
+        connection.call(number, handle, sent, named)
+        rule = row.rule
+        return Tensor(handle) if rule is None else Tensor(handle, *rule(args, kwargs))
+    return _run_and_wait(number, row.op, sent, named)
 
 
 def _run_and_wait(number: int, op: Op, sent: list[Any], named: dict[str, Any]) -> Any:
@@ -344,14 +110,16 @@ def _run_and_wait(number: int, op: Op, sent: list[Any], named: dict[str, Any]) -
     return tuple(made)
 
 
-def _clean(op: Op, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _clean(row: _Row, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Names as the table has them, without those that mean nothing here."""
-    known = {p.name for p in op.params}
+    op, known = row.op, row.known
     out = {}
     for name, value in kwargs.items():
         name = _SYNONYMS.get(name, name) if name not in known else name
         if name == "dtype" and value is None:
             continue
+        if isinstance(value, Iterator):
+            value = list(value)  # keeps its tensors alive until the call is sent
         if name in known:
             out[name] = value
         elif name == "self" and op.params[0].name == "input":
@@ -361,36 +129,20 @@ def _clean(op: Op, kwargs: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read_scalars(op: Op, args: Sequence[Any], sent: list[Any]) -> None:
-    """Where PyTorch takes a one-element tensor for a number, read it."""
-    for i, value in enumerate(args):
-        param = op.parameter(i)
-        kinds = param.kinds if param is not None else "t"
+def _read_scalars(op: Op, args: Sequence[Any]) -> list[Any]:
+    """Where PyTorch takes a one-element tensor for a number, read it. Iterators become lists, which keep their tensors
+    alive until the call is sent."""
+    made = list(args)
+    for i, value in enumerate(made):
+        kinds = getattr(op.parameter(i), "kinds", "t")
         if type(value) is Tensor:
-            if "t" not in kinds and "T" not in kinds and "x" not in kinds:
-                sent[i] = int(value) if "i" in kinds or "l" in kinds else value.item()
-        elif "l" in kinds and isinstance(value, (list, tuple)):
-            sent[i] = [int(v) if type(v) is Tensor else s for v, s in zip(value, sent[i], strict=True)]
-
-
-def _predict(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Size | None, DType | None]:
-    """Shape and dtype of the result where they are plain to see."""
-    first = args[0] if args else None
-    if type(first) is not Tensor or first.known_shape is None:
-        return None, None
-    if op.like:
-        dtype = as_dtype(kwargs.get("dtype")) or first.known_dtype
-        return first.known_shape, dtype if dtype is not None and dtype.is_floating_point else None
-    if len(args) == 2 and (op.name in _BINARY or op.name in _COMPARE):
-        other = args[1]
-        same = type(other) in (int, float) or (
-            type(other) is Tensor and other.known_shape == first.known_shape and other.known_dtype is first.known_dtype
-        )
-        if same and op.name in _COMPARE:
-            return first.known_shape, DTYPES["bool"]
-        if same and first.known_dtype is not None and first.known_dtype.is_floating_point:
-            return first.known_shape, first.known_dtype
-    return None, None
+            if not _TAKES_TENSORS & set(kinds):
+                made[i] = int(value) if "i" in kinds or "l" in kinds else value.item()
+        elif "l" in kinds and isinstance(value, (list, tuple)) and any(type(v) is Tensor for v in value):
+            made[i] = [int(v) if type(v) is Tensor else v for v in value]
+        elif isinstance(value, Iterator):
+            made[i] = list(value)
+    return made
 
 
 class Tensor:
@@ -587,33 +339,36 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 def run_index(number: int, target: Tensor, key: Any, *value: Any) -> Any:
     """getitem and setitem: the index goes as a list of slices, numbers, tensors."""
-    op = OPS[number]
-    parts = key if type(key) is tuple else (key,)
-    sent = [target.ref, [_index(part) for part in parts], *(_encode(v) for v in value)]
+    parts = [_part(part) for part in (key if type(key) is tuple else (key,))]
+    sent = [target.ref, [_encode_part(part) for part in parts], *(_encode(v) for v in value)]
     connection = CONNECTION
-    handle = 0 if op.writes else connection.next_handle
-    connection.next_handle += 0 if op.writes else 1
-    connection.send(Call(number, handle, program_line(), False, sent, {}))
-    connection.pending = True
-    return target if op.writes else Tensor(handle)
+    if value:
+        connection.call(number, 0, sent, {})
+        return target
+    handle = connection.next_handle
+    connection.next_handle = handle + 1
+    connection.call(number, handle, sent, {})
+    known = target.known_shape
+    shape = shapes.indexed(known, parts) if known is not None else None
+    return Tensor(handle, shape, target.known_dtype)
 
 
-def _index(part: Any) -> Any:
-    if part is Ellipsis:
-        return Dots()
-    if type(part) is slice:
-        return Slice(*(None if v is None else int(v) for v in (part.start, part.stop, part.step)))
+def _part(part: Any) -> Any:
+    """One part of an index; lists become tensors, which must live until the call is sent."""
     if isinstance(part, (list, tuple, range)):
-        return tensor(list(part), dtype=None if len(part) else DTYPES["int64"], keep=True).ref
+        return tensor(list(part), dtype=None if len(part) else DTYPES["int64"])
     if type(part) is float or type(part) is str:
         raise IndexError("only integers, slices (`:`), ellipsis (`...`), None and tensors are valid indices")
-    return _encode(part)
+    return part
 
 
-_KEPT: list[Tensor] = []  # index tensors made on the fly: freed only after the call that uses them is sent
+def _encode_part(part: Any) -> Any:
+    if type(part) is slice:
+        return Slice(*(None if v is None else int(v) for v in (part.start, part.stop, part.step)))
+    return Dots() if part is Ellipsis else _encode(part)
 
 
-def tensor(data: Any, dtype: Any = None, keep: bool = False, **_ignored: Any) -> Tensor:
+def tensor(data: Any, dtype: Any = None, **_ignored: Any) -> Tensor:
     """`torch.tensor`: nested lists go as flat numbers and a shape."""
     if type(data) is Tensor:
         return data.to(dtype, copy=True)
@@ -623,10 +378,7 @@ def tensor(data: Any, dtype: Any = None, keep: bool = False, **_ignored: Any) ->
     if dtype is None and kinds and len(kinds) == len(flat):
         dtype = kinds[0]
     made: Tensor = run(NUMBER["o", "tensor"], (flat, shape), {"dtype": dtype} if dtype is not None else {})
-    made.known_shape = Size(shape)
-    if keep:
-        _KEPT.append(made)
-        del _KEPT[:-64]
+    made.known_shape, made.known_dtype = Size(shape), as_dtype(dtype)
     return made
 
 
@@ -646,120 +398,6 @@ def _flatten(data: Any, flat: list[Any], kinds: list[DType]) -> list[int]:
     return [len(shapes), *(shapes[0] if shapes else [])]
 
 
-def _method(number: int) -> Callable[..., Any]:
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return run(number, (self, *args), kwargs)
-
-    return method
-
-
-def _cast(name: str) -> Callable[[Tensor], Tensor]:
-    return lambda self: self.to(DTYPES[name])
-
-
-def _operator(name: str, form: str = "t") -> Callable[[Tensor, Any], Any]:
-    number = NUMBER[form, name]
-
-    def method(self: Tensor, other: Any) -> Any:
-        if type(other) is not Tensor and type(other) not in (int, float, bool):
-            return NotImplemented
-        return run(number, (self, other), {})
-
-    return method
-
-
-def _unary(name: str) -> Callable[[Tensor], Any]:
-    number = NUMBER["t", name]
-    return lambda self: run(number, (self,), {})
-
-
-_OPERATORS = {
-    "__add__": "add",
-    "__radd__": "add",
-    "__sub__": "sub",
-    "__mul__": "mul",
-    "__rmul__": "mul",
-    "__truediv__": "div",
-    "__floordiv__": "floor_divide",
-    "__mod__": "remainder",
-    "__pow__": "pow",
-    "__matmul__": "matmul",
-    "__eq__": "eq",
-    "__ne__": "ne",
-    "__lt__": "lt",
-    "__le__": "le",
-    "__gt__": "gt",
-    "__ge__": "ge",
-    "__and__": "bitwise_and",
-    "__or__": "bitwise_or",
-    "__xor__": "bitwise_xor",
-    "__rand__": "bitwise_and",
-    "__ror__": "bitwise_or",
-    "__rxor__": "bitwise_xor",
-    "__rsub__": "rsub",
-    "__lshift__": "bitwise_left_shift",
-    "__rshift__": "bitwise_right_shift",
-}
-_REVERSED = {"__rtruediv__": "rdiv", "__rpow__": "rpow", "__rfloordiv__": "rfloordiv", "__rmod__": "rmod"}
-_AUGMENTED = {
-    "__iadd__": "add_",
-    "__isub__": "sub_",
-    "__imul__": "mul_",
-    "__itruediv__": "div_",
-    "__ifloordiv__": "floor_divide_",
-    "__imod__": "remainder_",
-    "__ipow__": "pow_",
-    "__iand__": "bitwise_and_",
-    "__ior__": "bitwise_or_",
-    "__ixor__": "bitwise_xor_",
-}
-
-
-def _fill_class() -> None:
-    """Add the allow-list's methods, the operators, and the names a program may use."""
-    own = [name for name in vars(Tensor) if not name.startswith("_") and not name.startswith("known") and name != "ref"]
-    table = [(op.name, n) for n, op in enumerate(OPS) if "m" in op.forms]
-    for name, n in table:
-        if name not in own:
-            setattr(Tensor, name, _method(n))
-    for dunder, name in _OPERATORS.items():
-        setattr(Tensor, dunder, _operator(name))
-    for dunder, name in _REVERSED.items():
-        setattr(Tensor, dunder, _operator(name, "o"))
-    for dunder, name in _AUGMENTED.items():
-        setattr(Tensor, dunder, _operator(name, "m"))
-    for dunder, name in (
-        ("__neg__", "neg"),
-        ("__abs__", "abs"),
-        ("__invert__", "bitwise_not"),
-        ("__pos__", "positive"),
-    ):
-        setattr(Tensor, dunder, _unary(name))
-    casts = {**DTYPE_ALIASES, "bfloat16": "bfloat16", "bool": "bool", "char": "int8", "byte": "uint8"}
-    for name, dtype in casts.items():
-        setattr(Tensor, name, _cast(dtype))
-    for alias, name in (("nelement", "numel"), ("ndimension", "dim"), ("absolute_", "abs_")):
-        setattr(Tensor, alias, getattr(Tensor, name))
-    register(Tensor, " ".join([*own, *casts, "nelement ndimension", *(name for name, _ in table)]))
-
-
-_fill_class()
+_ROWS = [_Row(number, op) for number, op in enumerate(OPS)]
+equip(Tensor, run)
 WRITABLE.add(Tensor)
-register(Size, "numel count index")
-register(DType, "is_floating_point itemsize is_complex")
-register(Device, "type index")
-register(Generator, "manual_seed initial_seed seed device")
-register(Named, "count index " + " ".join(f for op in OPS for f in op.fields))
-
-__all__ = [
-    "CONNECTION",
-    "Connection",
-    "Device",
-    "Generator",
-    "Tensor",
-    "Token",
-    "connect",
-    "run",
-    "tensor",
-    "violation",
-]

@@ -71,9 +71,10 @@ class OpRecord:
     """One tensor operation of a run, as data.
 
     Handles number the tensors of a run: input `name` number j of source i has handle `1 + i * len(names) + j`, results
-    of operations count on from there. `args` hold plain values and `protocol.Ref(handle)` and friends. Two names are
-    not operations: `read` (a value went to the program: args are the handle and what was read) and, last, `return`
-    (kwargs: name -> handle of the result).
+    of operations count on from there. `args` hold plain values and `protocol.Ref(handle)` and friends. Three names are
+    not operations: `read` (args: a handle and what went to the program: `item`, `list`, or `meta`, its shape), `raised` (an operation
+    failed and the program was told: args are its name and its arguments) and, last, `return` (kwargs: name -> handle
+    of the result).
     """
 
     op: str
@@ -81,6 +82,7 @@ class OpRecord:
     kwargs: Mapping[str, Any]
     outputs: tuple[int, ...]
     line: int  # of the program; 0 if unknown
+    shares: tuple[int, ...] = ()  # per output the argument whose memory it is a view of, 0 for its own; () if none is
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -110,6 +112,7 @@ class RunResult:
     round_trips: int = 0  # times the program waited for a value
     seconds: float = 0.0
     trace: tuple[OpRecord, ...] = ()
+    trace_complete: bool = True  # False: too long to keep, or a write or a draw failed half-way
 
 
 def printable(text: str, limit: int = 500) -> str:

@@ -54,7 +54,8 @@ class TensorMemory:
                 self.slots[key] = slot
             if not protected:
                 self.live += slot.nbytes
-                self.peak = max(self.peak, self.live)
+                if self.live > self.peak:
+                    self.peak = self.live
         slot.handles.add(handle)
         self.tensors[handle] = tensor
         self.slot_of[handle] = slot
@@ -85,11 +86,11 @@ class TensorMemory:
         covered = [e for e in extents if e[1] > e[0]] or [(0, 0)]
         return min(e[0] for e in covered) // _ALIGN * _ALIGN, max(e[1] for e in covered)
 
-    def make_writable(self, handle: int) -> None:
-        """Give the handle's whole slot memory of its own if it is protected."""
+    def make_writable(self, handle: int) -> bool:
+        """Give the handle's whole slot memory of its own if it is protected; return whether anything moved."""
         old = self.slot_of[handle]
         if not old.protected:
-            return
+            return False
         first, end = self._range(old)
         sample = self.tensors[handle]
         raw = torch.empty(0, dtype=torch.uint8, device=sample.device)
@@ -98,6 +99,7 @@ class TensorMemory:
         self.slots.pop(old.key, None)
         for other in list(old.handles):
             self.add(other, _rebase(self.tensors[other], copied, first))
+        return True
 
     def clear(self) -> None:
         """Forget everything."""

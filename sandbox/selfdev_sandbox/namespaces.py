@@ -19,10 +19,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from selfdev_sandbox import client
 from selfdev_sandbox.allowlist import NUMBER, OPS, Op
-from selfdev_sandbox.client import DTYPE_ALIASES, DTYPES, Device, Generator, Size, Tensor, as_dtype, run, tensor
+from selfdev_sandbox.client import Tensor, equal, run, tensor
 from selfdev_sandbox.guards import TYPE_TOKENS, Missing, Namespace, Token, register
+from selfdev_sandbox.values import DTYPE_ALIASES, DTYPES, Device, DType, Generator, Size, as_dtype
+from selfdev_sandbox.wire import LinAlgError
 
 
 class _NoGrad:
@@ -139,7 +140,7 @@ def make_torch() -> Namespace:
     Generator.count = 0
     default = Generator(number=0)
     functional = Namespace("torch.nn.functional", _table("f") | {"tanh": _table("t")["tanh"]})
-    linalg = Namespace("torch.linalg", _table("l") | {"LinAlgError": client.LinAlgError})
+    linalg = Namespace("torch.linalg", _table("l") | {"LinAlgError": LinAlgError})
     seed = _manual_seed(default)
     nothing = _NoGrad()
     table: dict[str, Any] = _table("t")
@@ -148,7 +149,7 @@ def make_torch() -> Namespace:
     table |= {
         "Tensor": TYPE_TOKENS[Tensor],
         "FloatTensor": TYPE_TOKENS[Tensor],
-        "dtype": TYPE_TOKENS[client.DType],
+        "dtype": TYPE_TOKENS[DType],
         "Size": TYPE_TOKENS[Size],
         "Generator": TYPE_TOKENS[Generator],
         "device": TYPE_TOKENS[Device],
@@ -179,7 +180,7 @@ def make_torch() -> Namespace:
             },
         ),
         "allclose": _allclose,
-        "equal": client.equal,
+        "equal": equal,
         "is_tensor": lambda x: type(x) is Tensor,
         "numel": lambda input: input.numel(),
         "is_floating_point": lambda input: input.dtype.is_floating_point,
@@ -336,7 +337,7 @@ class Importer:
 TYPE_TOKENS.update(
     {
         Tensor: Token("Tensor", (Tensor,), call=lambda data=(): tensor(data, dtype=DTYPES["float32"])),
-        client.DType: Token("dtype", (client.DType,)),
+        DType: Token("dtype", (DType,)),
         Size: Token("Size", (Size,), call=Size),
         Generator: Token("Generator", (Generator,), call=Generator),
         Device: Token("device", (Device,), call=Device),

@@ -8,13 +8,15 @@ import sys
 from types import FunctionType, TracebackType
 from typing import Any, NoReturn
 
-from selfdev_sandbox import client, guards, protocol
-from selfdev_sandbox.client import DTYPES, Connection, Device, Size, Tensor
+from selfdev_sandbox import guards, protocol, wire
+from selfdev_sandbox.client import Tensor
 from selfdev_sandbox.contract import printable
 from selfdev_sandbox.guards import Missing
 from selfdev_sandbox.namespaces import Importer
 from selfdev_sandbox.policy import FILENAME, HIDDEN, Refused, compile_program
 from selfdev_sandbox.protocol import Done, Fail, Start
+from selfdev_sandbox.values import DEVICE, DTYPES, Device, Size
+from selfdev_sandbox.wire import Connection
 
 _IMPORTER = Importer()  # built in the zygote; a child works on its own copy
 _RECURSION = 400  # frames; deep enough for honest helpers, shallow enough for the C stack
@@ -29,12 +31,12 @@ def _fail(connection: Connection, status: str, message: str, line: int) -> int:
 
 def serve(fd: int) -> int:
     """Run the one program that comes over the descriptor; return the exit code."""
-    connection = client.connect(fd)
+    connection = wire.connect(fd)
     start = protocol.decode_start(connection.receive())
 
     def stop(message: str) -> NoReturn:
         try:
-            _fail(connection, "violation", message, client.program_line())
+            _fail(connection, "violation", message, wire.program_line())
         finally:
             os._exit(2)
 
@@ -52,7 +54,7 @@ def serve(fd: int) -> int:
 def _run(connection: Connection, start: Start) -> int:
     code = compile_program(start.source, (start.source_chars, start.source_nodes, start.source_depth))
     sys.setrecursionlimit(_RECURSION)
-    client.DEVICE[0] = Device(start.device)
+    DEVICE[0] = Device(start.device)
     _IMPORTER.numbers.seed(start.seed)
     vectors = _inputs(connection, start)
     namespace: dict[str, Any] = {

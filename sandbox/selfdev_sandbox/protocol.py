@@ -20,25 +20,25 @@ Word = Annotated[str, Meta(max_length=200)]
 Handle = Annotated[int, Meta(ge=1)]
 
 
-class Ref(Struct, frozen=True, tag_field="k", tag="t"):
+class Ref(Struct, frozen=True, gc=False, tag_field="k", tag="t"):
     """A tensor, by handle."""
 
     i: Handle
 
 
-class Dtype(Struct, frozen=True, tag_field="k", tag="d"):
+class Dtype(Struct, frozen=True, gc=False, tag_field="k", tag="d"):
     """A dtype, by name."""
 
     n: Word
 
 
-class Gen(Struct, frozen=True, tag_field="k", tag="g"):
+class Gen(Struct, frozen=True, gc=False, tag_field="k", tag="g"):
     """A random generator, by number; 0 is the default one."""
 
     i: Annotated[int, Meta(ge=0)]
 
 
-class Slice(Struct, frozen=True, tag_field="k", tag="s"):
+class Slice(Struct, frozen=True, gc=False, tag_field="k", tag="s"):
     """A slice in an index."""
 
     a: int | None
@@ -46,7 +46,7 @@ class Slice(Struct, frozen=True, tag_field="k", tag="s"):
     c: int | None
 
 
-class Dots(Struct, frozen=True, tag_field="k", tag="e"):
+class Dots(Struct, frozen=True, gc=False, tag_field="k", tag="e"):
     """Ellipsis in an index."""
 
 
@@ -63,6 +63,7 @@ class Call(Struct, frozen=True, array_like=True, tag="c"):
     wait: bool  # the program waits for the structure of the result
     args: list[Value]
     kwargs: dict[Word, Value]
+    free: list[Handle] = []  # no longer used; forgotten before the operation runs
 
 
 class Read(Struct, frozen=True, array_like=True, tag="r"):

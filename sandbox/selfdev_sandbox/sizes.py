@@ -65,6 +65,24 @@ def output_bytes(op: Op, args: list[Any], kwargs: dict[str, Any]) -> int:
     return broadcast_numel(tensors) * width * results if tensors else HUGE
 
 
+def same_bytes(op: Op, tensors: Sequence[torch.Tensor], args: list[Any], kwargs: dict[str, Any]) -> int:
+    """`output_bytes` of the commonest kind of row: one result, the broadcast of the inputs."""
+    if not tensors:
+        return HUGE
+    if op.name in _WIDE:
+        return broadcast_numel(tensors) * 8
+    first = tensors[0]
+    if (
+        len(tensors) == 1
+        and not kwargs
+        and type(args[-1]) is not torch.dtype
+        and len(args) <= 2
+        and first.is_floating_point()
+    ):
+        return first.numel() * max(4, first.element_size())
+    return broadcast_numel(tensors) * _width(tensors, args, kwargs)
+
+
 def _to_scalar(op: Op, args: list[Any], kwargs: dict[str, Any]) -> bool:
     """A reduction over all elements."""
     return len(args) == 1 and "dim" not in kwargs and any(p.name == "dim" for p in op.params) and op.name != "diff"

@@ -26,7 +26,8 @@ import torch
 from selfdev_sandbox import protocol, validate
 from selfdev_sandbox.contract import Limits, OpRecord, RunResult, SandboxError, Status, printable
 from selfdev_sandbox.protocol import Done, Fail, Ref, Spec, Start
-from selfdev_sandbox.server import _NAME_OF, DTYPES, Ended, TensorServer
+from selfdev_sandbox.rows import DTYPES, NAME_OF, Ended
+from selfdev_sandbox.server import TensorServer
 
 _BOOT = "import sys; sys.path.extend(sys.argv[2:]); from selfdev_sandbox.zygote import main; main(int(sys.argv[1]))"
 _START_SECONDS = 60.0
@@ -106,7 +107,7 @@ class _Inputs:
         self.keep = [dict(vector) for vector in vectors]  # holds the objects, so that the ids stay theirs
         self.names = list(first)
         self.tensors = [t.detach() for vector in self.keep for t in vector.values()]
-        self.specs = [Spec(list(t.shape), _NAME_OF[t.dtype]) for t in first.values()]
+        self.specs = [Spec(list(t.shape), NAME_OF[t.dtype]) for t in first.values()]
         self.nbytes = sum(t.numel() * t.element_size() for t in self.tensors)
         self.elements = sum(t.numel() for t in self.tensors)
         self.storages = {t.untyped_storage().data_ptr() for t in self.tensors}
@@ -119,7 +120,7 @@ def _check_input(number: int, name: str, tensor: torch.Tensor, like: torch.Tenso
             f"'{name}' of task vector {number} is {tensor.dtype} {list(tensor.shape)}; "
             f"in task vector 0 it is {like.dtype} {list(like.shape)}"
         )
-    if tensor.device.type != device.type or tensor.dtype not in _NAME_OF or tensor.layout != torch.strided:
+    if tensor.device.type != device.type or tensor.dtype not in NAME_OF or tensor.layout != torch.strided:
         raise SandboxError(
             f"'{name}' of task vector {number} is {tensor.dtype} on {tensor.device}; "
             f"dense tensors of {', '.join(DTYPES)} on {device} are accepted"
@@ -369,6 +370,7 @@ class Sandbox:
             server.round_trips,
             time.monotonic() - started,
             tuple(server.trace),
+            server.trace_complete,
         )
 
 

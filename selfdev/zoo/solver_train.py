@@ -35,15 +35,6 @@ class Stage:
     weight_decay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedStage:
-    """What one training run cost and where it ended."""
-
-    loss: float  # mean over the last tenth of the steps, nats per answer token
-    steps: int
-    problems: int
-
-
 class _Batches:
     """Random batches of one mix; the same seed gives the same batches."""
 
@@ -108,11 +99,10 @@ def train(
     stage: Stage,
     seed: int,
     progress: Callable[[int, float], None] | None = None,
-) -> TrainedStage:
+) -> None:
     """Train `model` in place; `progress` gets (step, loss) after every step. The model is left in evaluation mode."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=stage.weight_decay)
     batches = _Batches(tokenizer, stage, seed)
-    losses: list[float] = []
     model.train()
     for step in range(stage.steps):
         for group in optimizer.param_groups:
@@ -122,9 +112,6 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
         if progress is not None:
-            progress(step + 1, losses[-1])
+            progress(step + 1, loss.item())
     model.eval()
-    tail = losses[-max(1, stage.steps // 10) :]
-    return TrainedStage(loss=sum(tail) / len(tail), steps=stage.steps, problems=stage.steps * stage.batch)

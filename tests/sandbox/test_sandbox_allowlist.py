@@ -10,6 +10,7 @@ import torch
 from selfdev_sandbox import Limits, sizes
 from selfdev_sandbox.allowlist import OPS, Op
 from selfdev_sandbox.protocol import Call, Dtype, Gen, Raised, Ref, Slice
+from selfdev_sandbox.rows import ROWS
 from selfdev_sandbox.server import TensorServer
 
 # Handles of the tensors that samples are made from.
@@ -281,7 +282,7 @@ def check_row(number: int) -> None:
     if op.size == "view":
         assert server.memory.live == 0, "a row marked as a view allocates"
         return
-    plain, named = new_server()._arguments(op, call)
+    plain, named = new_server().arguments.of(ROWS[number], call)
     assert sizes.output_bytes(op, plain, named) >= server.memory.live, "more was allocated than the bound"
 
 

@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from selfdev_sandbox import Limits, Sandbox, SandboxError, Status, isolation, protocol
-from selfdev_sandbox.server import Ended, TensorServer
+from selfdev_sandbox.rows import Ended
+from selfdev_sandbox.server import TensorServer
 from selfdev_sandbox.supervisor import _Session
 
 from tests.sandbox.conftest import make_vectors

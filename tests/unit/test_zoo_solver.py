@@ -14,7 +14,7 @@ import selfdev.zoo
 from selfdev.tasks.arithmetic import SKILLS, prompt, questions
 from selfdev.zoo import solver, solver_rules
 from selfdev.zoo.solver_measure import MergeBench, Tally, answer, measure, wilson
-from selfdev.zoo.solver_train import IGNORED, Stage, completion_loss, encode_batch, train
+from selfdev.zoo.solver_train import IGNORED, Stage, _Batches, completion_loss, encode_batch, train
 
 MODELS = Path(selfdev.zoo.__file__).parent / "models"
 NAMES = (solver.SEED_NAME, *(solver.sibling_name(skill) for skill in SKILLS))
@@ -125,9 +125,22 @@ def test_training_is_repeatable_and_lowers_the_loss(tokenizer: PreTrainedTokeniz
 
 def test_stages_mix_as_described() -> None:
     for skill in SKILLS:
-        mix = solver.sibling_stage(skill).mix
-        assert sum(mix.values()) == pytest.approx(1)
-        assert max(mix, key=lambda name: mix[name]) == skill
+        stage = solver.sibling_stage(skill)
+        assert sum(stage.mix.values()) + stage.replay == pytest.approx(1)
+        assert max(stage.mix, key=lambda name: stage.mix[name]) == skill
+
+
+def test_a_stage_draws_the_parts_it_names(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Seed wordings alone; then three quarters subtraction in all wordings and one quarter replay."""
+    batches = _Batches(tokenizer, Stage(mix={"sub": 1.0}, steps=1, learning_rate=0.1, batch=64, templates=2), seed=0)
+    texts = [tokenizer.decode(row) for row in batches.next()[0]]
+    assert all(" of them. " in text or " and then lost " in text for text in texts)
+    mixed = Stage(mix={"sub": 1.0}, steps=1, learning_rate=0.1, batch=400, replay=0.25)
+    texts = [tokenizer.decode(row) for row in _Batches(tokenizer, mixed, seed=0).next()[0]]
+    others = [text for text in texts if " - " not in text]  # replayed addition and multiplication: 1/6 of all
+    assert 40 <= len(others) <= 95
+    assert not any("times as many" in text or "at first" in text for text in others)
+    assert any("fewer" in text for text in texts)
 
 
 def test_bench_scores_and_leaves_the_seed_alone(
