@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -72,7 +73,7 @@ class RunDirectory:
 
 
 def check_run_directory(path: Path, config: RunConfig) -> None:
-    """Fail unless `path` is free or holds a run of this very configuration. Changes nothing.
+    """Fail unless `path` is free and can be made, or holds a run of this very configuration. Leaves nothing behind.
 
     Raises:
         RunError: with the reason, and what to do.
@@ -87,6 +88,16 @@ def check_run_directory(path: Path, config: RunConfig) -> None:
             raise RunError(f"{path} belongs to a run of another configuration ({shown}); give another --run-dir")
     elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
         raise RunError(f"{path} is not empty and not a run directory (no {CONFIG_NAME}); give another --run-dir")
+    _probe_writable(path)
+
+
+def _probe_writable(path: Path) -> None:
+    """Make and remove a folder in `path`, or in its nearest ancestor: permissions alone do not tell."""
+    nearest = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".selfdev-", suffix=".tmp", dir=nearest))
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror}; give another --run-dir") from None
 
 
 def read_saved_config(path: Path) -> dict[str, object]:

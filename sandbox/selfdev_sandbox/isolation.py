@@ -271,7 +271,7 @@ def wall_in(layers: frozenset[str], parent: int, memory: int, cpu_seconds: int) 
         LayerMissing: this system does not offer one of them.
     """
     with contextlib.suppress(OSError):
-        os.setsid()
+        os.setpgid(0, 0)  # to be killed as a group; not setsid: a new scheduling group waits its turn on a busy machine
     if "rlimits" in layers:
         _rlimits(memory, cpu_seconds)
     if "uid" in layers:

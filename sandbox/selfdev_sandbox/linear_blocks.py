@@ -1,9 +1,10 @@
 """Tensors known as fixed linear combinations of inputs: the algebra behind `linear_form`.
 
 A `Block` stands for a tensor whose elements are combinations of elements of inputs, without the elements. Its axes are
-of two sorts: *content* axes run over the elements of the inputs, in the inputs' own order (reshaped at will); *mix* axes
-run over different combinations, as the first axis of `torch.stack(list_of_sources)` does. Coefficients are float64.
-What would mix elements of different places (reductions over content, masks, products of two blocks) is `NotLinear`.
+of two sorts: *content* axes run over the elements of the inputs, in the inputs' own order (reshaped at will); *mix*
+axes run over different combinations, as the first axis of `torch.stack(list_of_sources)` does. Coefficients are
+float64. What would mix elements of different places (reductions over content, masks, products of two blocks) is
+`NotLinear`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor
 
 Axis = tuple[bool, int]  # (mix axis?, size); axes of size 1 are never mix axes
+
+
+_MOST = 1024  # coefficients per term: more is no merge, and would cost
+_MOST_TERMS = 64
 
 
 class NotLinear(Exception):
@@ -37,6 +42,14 @@ class Block:
     def mix_position(self, axis: int) -> int:
         """Index of a mix axis among the coefficients' axes, or where a new one at that place would go."""
         return sum(mix for mix, _ in self.axes[:axis])
+
+
+def _bounded(axes: Sequence[Axis], terms: int = 1) -> list[int]:
+    """Sizes of the mix axes, before anything of that size is made."""
+    sizes = [size for mix, size in axes if mix]
+    if math.prod(sizes) > _MOST or terms > _MOST_TERMS:
+        raise NotLinear("too many combinations")
+    return sizes
 
 
 def source(handle: int, shape: Sequence[int]) -> Block:
@@ -65,7 +78,7 @@ def add(a: Block, b: Block, scale: float) -> Block:
     if a.order != b.order:
         raise NotLinear("elements of different places")
     axes = [_joined(x, y) for x, y in zip(left, right, strict=True)]
-    full = [size for mix, size in axes if mix]
+    full = _bounded(axes, len({**a.terms, **b.terms}))
     out = {handle: _aligned(c, left, axes).expand(full) for handle, c in a.terms.items()}
     for handle, c in b.terms.items():
         more = scale * _aligned(c, right, axes).expand(full)
@@ -101,6 +114,7 @@ def scale(a: Block, factor: float | Tensor, apply: Callable[[Tensor, Tensor], Te
         if wide not in (1, size) and size != 1:
             raise NotLinear("sizes do not match")
         axes.append((True, wide) if size == 1 and wide > 1 else (mix, size))
+    _bounded(axes)
     factors = k.double().reshape([k.shape[i] for i, (mix, _) in enumerate(axes) if mix])
     return Block(tuple(axes), {h: apply(_aligned(c, own, axes), factors) for h, c in a.terms.items()}, a.order)
 
@@ -138,6 +152,8 @@ def join(pieces: Sequence[Block], dim: int, new: bool) -> Block:
     mixed = all(p.axes[at][0] or size == 1 for p, size in zip(pieces, sizes, strict=True) if size)
     if 0 in sizes or not mixed or len(set(rest)) > 1 or len({p.order for p in pieces}) > 1:
         raise NotLinear("pieces of different kinds")
+    axes = [*rest[0][:at], (True, sum(sizes)), *rest[0][at:]]
+    _bounded(axes, len({h: 0 for p in pieces for h in p.terms}))
     place = pieces[0].mix_position(at)
     wide = [
         {h: c if p.axes[at][0] else c.unsqueeze(place) for h, c in p.terms.items()} for p in pieces
@@ -150,7 +166,6 @@ def join(pieces: Sequence[Block], dim: int, new: bool) -> Block:
             for w, size in zip(wide, sizes, strict=True)
         ]
         terms[handle] = torch.cat(parts, place)
-    axes = [*rest[0][:at], (True, sum(sizes)), *rest[0][at:]]
     return _made(axes, terms, pieces[0])
 
 
@@ -220,7 +235,7 @@ def expand(a: Block, shape: Sequence[int]) -> Block:
     if extra < 0 or any(w != size and size != 1 for w, (_, size) in zip(sizes, own, strict=True)):
         raise NotLinear("sizes do not match")
     axes: list[Axis] = [(mix or w != size, w) for w, (mix, size) in zip(sizes, own, strict=True)]
-    full = [size for mix, size in axes if mix]
+    full = _bounded(axes)
     return Block(tuple(axes), {h: _aligned(c, own, axes).expand(full) for h, c in a.terms.items()}, a.order)
 
 

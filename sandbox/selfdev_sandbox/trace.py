@@ -113,9 +113,9 @@ class Trace:
         """32 hexadecimal digits; equal for two traces only if they compute the same bits from the same inputs.
 
         Each result is hashed as the expression it is, down to inputs, constants and generator states. Variable names,
-        layout, comments, dead code, the order of independent steps and repeated work do not show; constants, operations,
-        the order of operands, and the parameters' names, shapes and dtypes do. Synonyms (`sub`, `subtract`) and
-        arguments given by position or by name are the same.
+        layout, comments, dead code, the order of independent steps and repeated work do not show; constants,
+        operations, the order of operands, and the parameters' names, shapes and dtypes do. Synonyms (`sub`,
+        `subtract`) and arguments given by position or by name are the same.
         """
         flow = Flow(self.roots)
         for record in self.records[:-1]:

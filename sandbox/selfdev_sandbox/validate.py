@@ -62,3 +62,14 @@ def own_copies(result: Mapping[str, torch.Tensor], shared: set[int]) -> dict[str
         out[name] = tensor if own and tensor.is_contiguous() else tensor.contiguous().clone()
         seen.add(storage.data_ptr())
     return out
+
+
+def same_bits(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two results agree in names, shapes, dtypes and every bit (0.0 and -0.0 differ)."""
+    return list(a) == list(b) and all(
+        a[n].dtype == b[n].dtype and a[n].shape == b[n].shape and torch.equal(_bytes(a[n]), _bytes(b[n])) for n in a
+    )
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -76,7 +76,7 @@ def _reap(pid: int) -> int:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # before its setsid there is no such group
+        os.kill(pid, signal.SIGKILL)  # before its setpgid there is no such group
     try:
         return os.waitpid(pid, 0)[1]
     except ChildProcessError:

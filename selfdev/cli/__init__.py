@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: instead of the process's own.
     """
     try:
-        sys.exit(app(arguments, standalone_mode=False))
+        sys.exit(app(arguments, prog_name="selfdev", standalone_mode=False))
     except SelfdevError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:

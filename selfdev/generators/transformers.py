@@ -115,6 +115,8 @@ class TransformersGenerator:
             with warnings.catch_warnings():
                 # A file that lacks some of the adapter's tensors is only warned about by peft.
                 warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+                # peft 0.21 reads an attribute that transformers 5.23 has renamed
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
                 self._adapted = PeftModel.from_pretrained(self._base, str(adapter), local_files_only=True).eval()
         except _ADAPTER_ERRORS as error:
             self.close()  # the base model may be half wrapped

@@ -119,7 +119,7 @@ def completion_loss(model: LlamaForCausalLM, prompt: Tensor, rows: Tensor, pad: 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The nearest (semi-)orthogonal matrix, roughly: quintic Newton-Schulz with the coefficients of Muon."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(iterations):

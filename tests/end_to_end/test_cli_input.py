@@ -43,7 +43,7 @@ def copy_model(name: str, to: Path) -> Path:
         (["run", "--set", "train.bta=1"], "did you mean 'train.beta'"),
         (["run", "--set", "seed=x"], "'seed' got 'x'"),
         (["run", "--samples", "0"], "'generate.samples' got 0"),
-        (["run", "--samples", "many"], "many"),
+        (["run", "--samples", "many"], "--samples"),
         (["run", "--config", "missing.toml"], "cannot read the configuration missing.toml"),
         (["run", "--device", "tpu"], "unknown device 'tpu'"),
         (["run", "--device", "cuda:99"], "cuda:99"),
@@ -74,7 +74,7 @@ def test_models_that_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     (gpt / "config.json").write_text(json.dumps({**config, "architectures": ["T5Model"], "model_type": "t5"}))
     (tmp_path / "empty").mkdir()
     cases = {
-        "zoo:nothing": "zoo:nothing",
+        "zoo:nothing": "no model 'nothing' in the zoo",
         str(tmp_path / "missing"): "missing",
         str(tmp_path / "empty"): "config.json",
         str(truncated): "truncated",
@@ -100,7 +100,7 @@ def test_a_generator_or_seed_that_is_not_there(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "empty"), ('{"question": "x"}\n', "answer"), ("not json\n", "line 1")]
+    ("content", "message"), [("", "holds no rows"), ('{"question": "x"}\n', "answer"), ("not json\n", "line 1")]
 )
 def test_data_files(capsys: pytest.CaptureFixture[str], content: str, message: str) -> None:
     Path("rows.jsonl").write_text(content)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from selfdev_sandbox import Limits, Sandbox, SandboxError, Status, isolation, protocol
 from selfdev_sandbox.rows import Ended
 from selfdev_sandbox.server import TensorServer
-from selfdev_sandbox.supervisor import _Session
+from selfdev_sandbox.session import Session
 
 from tests.sandbox.conftest import make_vectors
 
@@ -190,8 +190,8 @@ def test_no_process_and_no_descriptor_is_left(box: Sandbox) -> None:
     vectors = make_vectors()
     spin = "def merge_models(t):\n    raise ValueError(1)"
     box.run(HONEST, vectors, 0)
-    assert box._control is not None
-    zygote = box._control.process.pid
+    assert box._zygote is not None
+    zygote = box._zygote.process.pid
     before = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{zygote}/fd")), threading.active_count()
     for i in range(30):
         box.run(HONEST if i % 2 else spin, vectors, 0)
@@ -202,8 +202,8 @@ def test_no_process_and_no_descriptor_is_left(box: Sandbox) -> None:
 
 def test_zygote_dies_with_the_box_and_runs_in_threads() -> None:
     with Sandbox() as box:
-        assert box._control is not None
-        process = box._control.process
+        assert box._zygote is not None
+        process = box._zygote.process
         found: list[Status] = []
         threads = [
             threading.Thread(target=lambda: found.append(box.run(HONEST, make_vectors(), 0).status)) for _ in range(4)
@@ -238,6 +238,6 @@ def test_malformed_frames_end_the_run_and_never_an_operation(body: bytes) -> Non
         start = protocol.Start("", "f", 0, [], [], 0, "cpu", 1, 1, 1)
         theirs.sendall(protocol.HEADER.pack(len(body)) + body)
         theirs.shutdown(socket.SHUT_WR)
-        end = _Session(ours, server, time.monotonic() + 5, Limits()).serve(start)
+        end = Session(ours, server, time.monotonic() + 5, Limits()).serve(start)
     assert isinstance(end, (Ended, protocol.Done))
     assert server.trace == []

@@ -1,230 +1,43 @@
-"""The closed form of a trace: per parameter, the coefficients of the sources, where the result is a fixed linear
-combination of them."""
+"""What each operation does to combinations of inputs: one rule per operation that keeps them, arguments by name."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfdev_sandbox import linear_blocks as blocks
-from selfdev_sandbox import sizes
 from selfdev_sandbox.allowlist import OPS, Op
-from selfdev_sandbox.contract import OpRecord
 from selfdev_sandbox.linear_blocks import Block, NotLinear
-from selfdev_sandbox.memory import TensorMemory
-from selfdev_sandbox.protocol import Call, Dots, Dtype, Ref, Slice
-from selfdev_sandbox.rows import DTYPES, ROWS, Arguments
-from selfdev_sandbox.rules import Randomness
-from selfdev_sandbox.trace import Trace
-from selfdev_sandbox.trace_flow import ROW_NUMBER, UNCHANGED, bound, canonical_name
-
-_SMALL = 1 << 16  # elements of a constant that is computed as it is
-_CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class LinearForm:
-    """result[name] = sum over sources i of coefficients[name][i] * task_vectors[i][name].
-
-    Coefficients are what the program's constants give in float64 (constants that it puts into tensors are rounded to
-    those tensors' dtype first, as in the run); the run itself rounds each step to its dtypes.
-    """
-
-    coefficients: dict[str, tuple[float, ...]]  # by parameter; one number per source
-
-    @property
-    def uniform(self) -> tuple[float, ...] | None:
-        """The coefficients, if all parameters have the same."""
-        first, *others = self.coefficients.values()
-        return first if all(other == first for other in others) else None
-
-
-def linear_form(trace: Trace) -> LinearForm | None:
-    """The coefficients, or None where the result is not a fixed linear combination of the sources.
-
-    None does not prove that there is none: only the ways of writing one that are listed in this module are seen.
-    Programs that read data or draw random numbers give None even if the result happens to be linear.
-    """
-    if trace.reads_data or trace.draws:
-        return None
-    try:
-        walk = _Walk(trace)
-        for record in trace.records[:-1]:
-            walk.add(record)
-        return LinearForm({name: walk.coefficients(name, handle) for name, handle in trace.returned.items()})
-    except (NotLinear, TypeError, ValueError, IndexError, KeyError, RuntimeError):
-        return None  # the other errors are PyTorch's, about arguments that this module reads in its own way
-
+from selfdev_sandbox.rows import ROWS
+from selfdev_sandbox.trace_flow import ROW_NUMBER, canonical_name
 
 Known = Block | Tensor  # a combination of inputs, or a constant
-View = tuple[Op, dict[str, Any]]
+SMALL = 4096  # elements of a constant that is computed as it is
 
 
-class _Walk:
-    """Values of the trace's memory, one record after the other."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.state: dict[int, Known] = {}  # by root
-        self.views: dict[int, tuple[int, tuple[View, ...]]] = {}  # handle -> root, views applied to it
-        if trace.roots != tuple(range(1, len(trace.roots) + 1)):
-            raise NotLinear("inputs share memory")
-        for handle in range(1, len(trace.roots) + 1):
-            _, position = divmod(handle - 1, len(trace.parameters))
-            self._new(handle, blocks.source(handle, trace.parameters[position].shape))
-
-    def _new(self, handle: int, value: Known) -> None:
-        self.state[handle], self.views[handle] = value, (handle, ())
-
-    def value(self, handle: int) -> Known:
-        root, views = self.views[handle]
-        value = self.state[root]
-        for op, named in views:
-            value = _viewed(op, value, named)
-        return value
-
-    def coefficients(self, name: str, handle: int) -> tuple[float, ...]:
-        value = self.value(handle)
-        position = self.trace.names.index(name)
-        shape = self.trace.parameters[position].shape
-        if isinstance(value, Tensor):
-            if bool(_sample(value).any()):
-                raise NotLinear("a constant")
-            return (0.0,) * self.trace.sources
-        inputs = {1 + i * len(self.trace.parameters) + position: i for i in range(self.trace.sources)}
-        live = {h: float(c) for h, c in value.terms.items() if c.dim() == 0}
-        foreign = any(c.dim() or (h not in inputs and float(c) != 0) for h, c in value.terms.items())
-        if value.order or value.shape != shape or foreign or not all(map(math.isfinite, live.values())):
-            raise NotLinear("other elements")
-        return tuple(live.get(handle, 0.0) for handle in inputs)
-
-    def add(self, record: OpRecord) -> None:
-        op = OPS[ROW_NUMBER[record.op]]
-        named = bound(op, record)
-        if op.writes:
-            self._write(op, record, named)
-            return
-        if record.shares and len(record.outputs) == 1 and record.shares[0]:
-            root, views = self.views[record.shares[0]]
-            plain = {name: self._resolve(value) for name, value in named.items() if name != "input"}
-            step = () if op.name in UNCHANGED else ((op, plain),)
-            self.views[record.outputs[0]] = (root, (*views, *step))
-            return
-        made = self._made(op, record, {name: self._resolve(value) for name, value in named.items()})
-        for handle, value in zip(record.outputs, made, strict=True):
-            self._new(handle, value)  # pieces of `unbind` and the like as copies: a write to one is refused below
-            if record.shares:
-                self.views[handle] = (handle, ((op, {"piece": True}),))
-
-    def _resolve(self, value: Any) -> Any:
-        if type(value) is Ref:
-            return self.value(value.i)
-        if type(value) is Slice:
-            return slice(value.a, value.b, value.c)
-        if type(value) is Dots:
-            return Ellipsis
-        if type(value) is Dtype:
-            return DTYPES[value.n]
-        return [self._resolve(item) for item in value] if isinstance(value, list) else value
-
-    def _made(self, op: Op, record: OpRecord, named: dict[str, Any]) -> list[Known]:
-        if not any(isinstance(v, Block) for v in _flat(named.values())):
-            return [self._constant(op, record, named)]
-        made = _RULES[canonical_name(op.name)](**named)
-        return made if isinstance(made, list) else [made]
-
-    def _constant(self, op: Op, record: OpRecord, named: dict[str, Any]) -> Tensor:
-        """An operation on constants, by the real function."""
-        filled = _filled(op, named)
-        if filled is not None:
-            return filled
-        row = ROWS[ROW_NUMBER[op.name]]
-        memory = TensorMemory()
-        memory.tensors = {h: v for h in record.inputs if isinstance(v := self.value(h), Tensor)}
-        large = sum(t.numel() for t in memory.tensors.values()) > _SMALL
-        shape = torch.broadcast_shapes(*(t.shape for t in memory.tensors.values()))
-        if large:
-            if op.size != "same":
-                raise NotLinear("a large constant")
-            memory.tensors = {h: _sample(t, keep=True) for h, t in memory.tensors.items()}
-        call = Call(ROW_NUMBER[op.name], 0, 0, False, list(record.args), dict(record.kwargs))
-        args, kwargs = Arguments(memory, Randomness(0, _CPU)).of(row, call)
-        if row.draws or (not op.writes and sizes.output_bytes(op, args, kwargs) > 8 * _SMALL):
-            raise NotLinear("a large constant")
-        if op.writes:
-            args[0] = args[0].clone()
-            row.function(*args, **kwargs)
-            return args[0].expand(self.value(record.inputs[0]).shape) if large else args[0]
-        with torch.no_grad():
-            made = row.function(*args, **kwargs)
-        if not isinstance(made, Tensor):
-            raise NotLinear("several constants")
-        return made.expand(shape) if large else made
-
-    def _write(self, op: Op, record: OpRecord, named: dict[str, Any]) -> None:
-        handle = named.get("input", Ref(1)).i
-        plain = {name: self._resolve(value) for name, value in named.items()}
-        if not any(isinstance(v, Block) for v in _flat(plain.values())):
-            new: Known = self._constant(op, record, named)
-        elif op.name == "setitem":
-            new = _put(plain["input"], plain["index"], plain["value"])
-        elif op.name == "copy":
-            new = _fit(plain["src"], plain["input"].shape)
-        elif op.name in ("zero_", "fill_"):
-            new = torch.tensor(plain.get("value", 0)).double().expand(plain["input"].shape)
-        else:
-            new = _fit(_RULES[canonical_name(op.name).removesuffix("_")](**plain), plain["input"].shape)
-        root, views = self.views[handle]
-        self.state[root] = self._through(root, views, new)
-
-    def _through(self, root: int, views: Sequence[View], new: Known) -> Known:
-        """The root after a view of it was given new values."""
-        for depth in range(len(views) - 1, -1, -1):
-            op, named = views[depth]
-            parent = self.state[root]
-            for earlier, given in views[:depth]:
-                parent = _viewed(earlier, parent, given)
-            if op.name == "getitem":
-                new = _put(parent, named["index"], new)
-            elif canonical_name(op.name) in (
-                "view",
-                "reshape",
-                "flatten",
-                "squeeze",
-                "unsqueeze",
-                "ravel",
-                "unflatten",
-            ):
-                new = blocks.reshape(new, parent.shape) if isinstance(new, Block) else new.reshape(parent.shape)
-            else:
-                raise NotLinear("a write to a view")
-        return new
-
-
-def _flat(values: Any) -> list[Any]:
-    return [item for value in values for item in (value if isinstance(value, list) else [value])]
-
-
-def _sample(value: Tensor, keep: bool = False) -> Tensor:
-    """One element of a tensor that is the same everywhere, or a small tensor itself."""
-    if value.numel() <= _SMALL and not keep:
-        return value
+def one_of(value: Tensor) -> Tensor:
+    """One element, as a tensor with axes of size 1, of a constant that is the same everywhere."""
     if any(stride != 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True)):
         raise NotLinear("a large constant")
     return value[tuple(slice(0, 1) for _ in value.shape)]
 
 
-def _filled(op: Op, named: dict[str, Any]) -> Tensor | None:
+def is_zero(value: Any) -> bool:
+    """Whether a number or a constant is zero everywhere."""
+    if isinstance(value, Tensor):
+        return not bool((value if value.numel() <= SMALL else one_of(value)).any())
+    return bool(value == 0)
+
+
+def filled(op: Op, named: dict[str, Any]) -> Tensor | None:
     """`zeros`, `full_like` and the like without their memory."""
     stem = op.name.removeprefix("new_").removesuffix("_like")
     if stem not in ("zeros", "ones", "empty", "full") or op.writes:
         return None
-    like = named.get("input")
+    like: Any = named.get("input")
     shape = like.shape if op.name.endswith("_like") else named.get("size", [])
     shape = [shape] if isinstance(shape, int) else shape[0] if shape and isinstance(shape[0], list) else shape
     value = named["fill_value"] if stem == "full" else float(stem == "ones")
@@ -232,7 +45,7 @@ def _filled(op: Op, named: dict[str, Any]) -> Tensor | None:
     return torch.tensor(value, dtype=dtype).expand(list(shape))
 
 
-def _fit(value: Any, shape: Sequence[int]) -> Known:
+def fit(value: Any, shape: Sequence[int]) -> Known:
     """A value as it is written over a tensor of that shape."""
     if isinstance(value, Block):
         return blocks.expand(value, shape)
@@ -244,12 +57,12 @@ def _zero_block(shape: Sequence[int], mix: bool) -> Block:
     return Block(axes, {})
 
 
-def _put(target: Known, index: list[Any], value: Any) -> Known:
+def put(target: Known, index: list[Any], value: Any) -> Known:
     """`target[index] = value` for all of it, or for one row of combinations."""
     rank = len(target.shape)
     items = [i for i in index if i is not Ellipsis]
     if all(isinstance(i, slice) and i == slice(None) for i in items):
-        return _fit(value, target.shape)
+        return fit(value, target.shape)
     if not items or type(items[0]) is not int or not all(i == slice(None) for i in items[1:]) or index[0] is Ellipsis:
         raise NotLinear("a write to a part")
     if isinstance(target, Tensor) and not isinstance(value, Block):
@@ -257,12 +70,12 @@ def _put(target: Known, index: list[Any], value: Any) -> Known:
         out[tuple(index)] = value
         return out
     if isinstance(target, Tensor):
-        if rank < 1 or bool(_sample(target).any()):
+        if rank < 1 or not is_zero(target):
             raise NotLinear("a constant beside combinations")
         target = _zero_block(target.shape, mix=True)
-    row = _fit(value, target.shape[1:])
+    row = fit(value, target.shape[1:])
     if isinstance(row, Tensor):
-        if bool(_sample(row).any()):
+        if not is_zero(row):
             raise NotLinear("a constant beside combinations")
         row = _zero_block(row.shape, mix=False)
     if target.shape[0] == 1:
@@ -279,9 +92,9 @@ def _sum(a: Any, b: Any, scale: Any) -> Known:
     if isinstance(a, Block) and isinstance(b, Block):
         return blocks.add(a, b, float(scale))
     block, other = (a, b) if isinstance(a, Block) else (b, a)
-    zero = other == 0 if isinstance(other, (int, float)) else not bool(_sample(other).any())
+    zero = is_zero(other)
     shape = () if isinstance(other, (int, float)) else other.shape
-    if not zero or tuple(torch.broadcast_shapes(block.shape, shape)) != block.shape:
+    if not zero or tuple(torch.broadcast_shapes(block.shape, shape)) != block.shape:  # type: ignore[no-untyped-call]
         raise NotLinear("a constant is added")
     return block if block is a else blocks.scale(block, float(scale), torch.mul)
 
@@ -323,7 +136,7 @@ def _same(input: Block, **_other: Any) -> Known:
     return input
 
 
-def _to(input: Block, dtype: Any = None, other: Any = None, copy: bool = False) -> Known:
+def _to(input: Block, dtype: Any = None, copy: bool = False) -> Known:
     if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         raise NotLinear("rounded to integers")
     return input
@@ -332,11 +145,14 @@ def _to(input: Block, dtype: Any = None, other: Any = None, copy: bool = False) 
 def _like(op: str) -> Callable[..., Known]:
     def rule(**named: Any) -> Known:
         row = OPS[ROW_NUMBER[op]]
-        made = _filled(row, named)
+        made = filled(row, named)
         assert made is not None
         return made
 
     return rule
+
+
+_LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full")
 
 
 def _dims(dim: Any) -> list[int] | None:
@@ -356,7 +172,7 @@ def _joined(new: bool) -> Callable[..., Known]:
         pieces = []
         for t in tensors:
             if isinstance(t, Tensor):
-                if bool(_sample(t).any()) or t.shape != shape:
+                if not is_zero(t) or t.shape != shape:
                     raise NotLinear("a constant beside combinations")
                 t = _zero_block(t.shape, mix=False)
             pieces.append(t)
@@ -457,9 +273,10 @@ def _einsum(equation: str, operands: list[Any]) -> Known:
     if "->" not in equation or not 1 <= len(operands) <= 2:
         raise NotLinear("a contraction")
     labels = given.split(",")
-    rest = max(len(t.shape) - len(l.replace("...", "")) for t, l in zip(operands, labels, strict=True) if "..." in l) \
-        if "..." in given else 0  # fmt: skip
-    labels, out = [l.replace("...", "ABCDEFGH"[:rest]) for l in labels], out.replace("...", "ABCDEFGH"[:rest])
+    spare = [len(t.shape) - len(word.replace("...", "")) for t, word in zip(operands, labels, strict=True)]
+    dots = "".join(chr(0x100 + i) for i in range(max(s for s, w in zip(spare, labels, strict=True) if "..." in w))) \
+        if "..." in given else ""  # fmt: skip
+    labels, out = [word.replace("...", dots) for word in labels], out.replace("...", dots)
     at = next(i for i, t in enumerate(operands) if isinstance(t, Block))
     factor = operands[1 - at] if len(operands) == 2 else None
     if isinstance(factor, Block):
@@ -491,15 +308,10 @@ def _mv(input: Any, vec: Any) -> Known:
     return _matmul(input, vec)
 
 
-def _viewed(op: Op, value: Known, named: dict[str, Any]) -> Known:
+def viewed(op: Op, value: Known, named: dict[str, Any]) -> Known:
     """A view of a value."""
-    if "piece" in named:
-        return value
     if isinstance(value, Block):
-        made = _RULES[canonical_name(op.name)](input=value, **named)
-        if isinstance(made, list):
-            raise NotLinear("several views")
-        return made
+        return RULES[canonical_name(op.name)](input=value, **named)  # type: ignore[no-any-return]
     function = ROWS[ROW_NUMBER[op.name]].function
     if op.name in ("view", "reshape"):
         return value.reshape(_size(named["shape"]))
@@ -509,7 +321,7 @@ def _viewed(op: Op, value: Known, named: dict[str, Any]) -> Known:
     return made
 
 
-_RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, Callable[..., Any]] = {
     "add": _add,
     "sub": _sub,
     "rsub": _rsub,
@@ -548,8 +360,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     "mv": _mv,
     "to": _to,
     **dict.fromkeys(("clone", "contiguous", "detach", "type_as", "positive"), _same),
-    **{
-        name: _like(name)
-        for name in "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full".split()
-    },
+    **{name: _like(name) for name in _LIKE},
 }
