@@ -102,7 +102,7 @@ def _aligned(c: Tensor, own: Sequence[Axis], axes: Sequence[Axis]) -> Tensor:
 
 def scale(a: Block, factor: float | Tensor, apply: Callable[[Tensor, Tensor], Tensor]) -> Block:
     """`apply` (mul or div) to a block and a constant that does not vary over content."""
-    k = torch.as_tensor(factor)
+    k = factor if isinstance(factor, Tensor) else torch.tensor(factor, dtype=torch.float64)
     rank = max(len(a.axes), k.dim())
     own = [(False, 1)] * (rank - len(a.axes)) + list(a.axes)
     k = k.reshape([1] * (rank - k.dim()) + list(k.shape)) if k.dim() < rank else k

@@ -25,6 +25,7 @@ from selfdev_sandbox.trace import Trace
 from selfdev_sandbox.trace_flow import ROW_NUMBER, UNCHANGED, bound, canonical_name
 
 _DEEP = 16  # views of views followed
+_REGROUPED = frozenset(["view", "reshape", "flatten", "ravel", "squeeze", "unsqueeze", "unflatten"])  # same elements
 _CPU = torch.device("cpu")
 
 
@@ -191,15 +192,7 @@ class _Walk:
                 parent = viewed(earlier, parent, given)
             if op.name == "getitem":
                 new = put(parent, named["index"], new)
-            elif canonical_name(op.name) in (
-                "view",
-                "reshape",
-                "flatten",
-                "squeeze",
-                "unsqueeze",
-                "ravel",
-                "unflatten",
-            ):
+            elif op.name in _REGROUPED:
                 new = blocks.reshape(new, parent.shape) if isinstance(new, Block) else new.reshape(parent.shape)
             else:
                 raise NotLinear("a write to a view")

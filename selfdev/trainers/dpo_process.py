@@ -12,8 +12,10 @@ Left out: full fine-tuning, several devices, evaluation data.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from selfdev.errors import ModelError, SelfdevError, StageError
 from selfdev.trainers.base import TrainSettings, write_report
 from selfdev.types import TrainReport
 
+PARENT = "SELFDEV_PARENT_PID"  # environment: the process that started this one
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _CURVE_KEYS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 
 
@@ -207,8 +211,19 @@ def _report(history: Sequence[Mapping[str, Any]], pairs: int) -> TrainReport:
     )
 
 
+def _die_with_parent() -> None:
+    """Linux: a killed parent takes this process with it, so that the run it left can be continued at once."""
+    parent = os.environ.get(PARENT)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the job of this file; expected errors end as one line on standard error."""
+    _die_with_parent()
     # Standard output is kept for progress: whatever libraries print goes to standard error.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as progress:
         os.dup2(2, 1)

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from selfdev.errors import StageError
 from selfdev.trainers.base import OnProgress, TrainProgress, TrainSettings, read_report
+from selfdev.trainers.dpo_process import PARENT
 from selfdev.types import PreferencePair, TrainReport
 
 _LOG_LINES = 3  # how much of a failed process's log goes into the error message
@@ -88,6 +89,7 @@ class TrlTrainer:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(self._settings.threads),
+            PARENT: str(os.getpid()),
         }
         environment |= _one_gpu(self._settings.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
         return environment

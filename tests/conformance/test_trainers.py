@@ -11,7 +11,9 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -348,3 +350,29 @@ def _fake_python(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) 
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="parent-death signals are Linux's")
+def test_a_killed_parent_takes_the_training_process_with_it(tmp_path: Path) -> None:
+    """A parent that starts the real process on a job that never begins, then dies by SIGKILL."""
+    fifo = tmp_path / "job.json"
+    os.mkfifo(fifo)  # reading it blocks, so the process is alive and waiting
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "env = {**os.environ, 'SELFDEV_PARENT_PID': str(os.getpid())}\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'selfdev.trainers.dpo_process', sys.argv[1]], env=env)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen([sys.executable, "-c", code, str(fifo)], env=env, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        writer = os.open(fifo, os.O_WRONLY)  # returns once the child has opened the job
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{child}").exists() and " Z " not in Path(f"/proc/{child}/stat").read_text():
+            assert time.monotonic() < deadline, "the training process outlived its parent"
+            time.sleep(0.05)
+        os.close(writer)
