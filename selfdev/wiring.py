@@ -69,6 +69,7 @@ def build_parts(config: RunConfig) -> Parts:
         batch_size=config.train.batch_size,
         lora_rank=config.train.lora_rank,
         lora_alpha=config.train.lora_alpha,
+        dtype=config.generate.dtype,
         device=device,
         threads=config.threads,
     )

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ SHAPES = {
 LITERAL = "/tmp/selfdev-payload"
 LABEL = 1234.5
 LABELS = struct.pack("<16f", *[LABEL] * 16)
-MARGIN = 1.0  # seconds that an answer may come after the time limit
+HONEST_SECONDS = 30.0
 NEXT = """
 import torch
 def merge_models(task_vectors):
@@ -103,13 +103,15 @@ def programs(directory: Path) -> tuple[list[Path], list[Path]]:
 class Checker:
     """Runs programs in one box and judges what they left behind."""
 
-    def __init__(self, box: Sandbox) -> None:
-        self.box = box
+    def __init__(self, box: Sandbox, margin: float = 1.0) -> None:
+        """`margin`: seconds that an answer may come after the time limit."""
+        self.box, self.margin = box, margin
         _become_subreaper()
         self.next = self._honest(verify=True)  # which also starts what verifying needs
 
     def _honest(self, verify: bool = False) -> dict[str, torch.Tensor]:
-        outcome = self.box.run(NEXT, make_vectors(torch.float32), seed=11, verify=verify)
+        limits = replace(self.box.limits, seconds=HONEST_SECONDS)
+        outcome = self.box.run(NEXT, make_vectors(torch.float32), seed=11, verify=verify, limits=limits)
         if outcome.result is None:
             raise SandboxError(f"an honest program ended as {outcome.status}: {outcome.error}")
         return outcome.result
@@ -125,7 +127,7 @@ class Checker:
             took = time.monotonic() - started
             broken = [*_files_changed(place), *_never(header(source).get("never", ""), outcome)]
         runs = 2 if outcome.operations and outcome.status in (Status.OK, Status.NONDETERMINISTIC) else 1
-        if took > runs * self.box.limits.seconds + MARGIN:
+        if took > runs * self.box.limits.seconds + self.margin:
             broken.append(f"the answer took {took:.1f} s")
         broken += [f"process {pid} is left over" for pid in sorted(_descendants() - children)][:3]
         broken += [] if _untouched(vectors, torch.float32) else ["an input changed"]
@@ -140,10 +142,11 @@ class Checker:
         source = path.read_text(encoding="utf-8")
         broken: list[str] = []
         told = ""
+        limits = replace(self.box.limits, seconds=HONEST_SECONDS)
         for dtype in (torch.float32, torch.bfloat16):
             expected = _plain(source, make_vectors(dtype), seed=5)
             vectors = make_vectors(dtype)
-            outcome = self.box.run(source, vectors, seed=5, verify=True)
+            outcome = self.box.run(source, vectors, seed=5, verify=True, limits=limits)
             told = _told(outcome)
             if outcome.result is None:
                 broken.append(f"{dtype}: not accepted: {told}")
@@ -217,8 +220,6 @@ def _never(text: str, outcome: RunResult) -> list[str]:
         if clause.startswith("the reported error contains"):
             words = [w for w in re.findall(r"'([^']*)'", clause) if w in (outcome.error or "")]
             broken += [f"the error contains '{word}'" for word in words]
-    if outcome.status is Status.NONDETERMINISTIC:
-        broken.append("two runs differ")
     return broken
 
 

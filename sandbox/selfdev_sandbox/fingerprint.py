@@ -4,11 +4,11 @@
     with Sandbox(Limits(seconds=2)) as box:  # a box of its own: a box keeps only its last inputs checked
         mark = fingerprint(box, source, seed=0, probe=probe)
 
-Programs with the same digest gave the same bits on every probe. They can still differ on the real task vectors: where a
-program asks for a shape or a size (`numel() > 10_000`, a view into heads), where it compares values with a constant
-that neither the probe nor its outliers reach, or where a rule needs more elements than a probe has (the 2001st largest).
-The names are the real ones, so rules by name show. Whoever cannot accept that remainder takes the digest as a filter
-and compares `result_digest` of the real results, which is exact, before scores are reused.
+Programs with the same digest gave the same bits on every probe. They can still differ on the real task vectors: where
+a program asks for a shape or a size (`numel() > 10_000`), where it compares values with a constant that neither the
+probe nor its outliers reach, or where a rule needs more elements than a probe has (the 2001st largest). The names are
+the real ones, so rules by name show. Who cannot accept that remainder takes the digest as a filter and compares
+`result_digest` of the real results, which is exact, before scores are reused.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Probe:
     mixed: Vectors  # parameter by parameter in turn: near-equal, opposite, one source zero, outliers up to 1000 times
     other: Vectors  # the same patterns, shifted by two parameters, in another dtype (bfloat16, or float32)
     rotated: Vectors  # plain with each source in the place of the next
-    summed: Vectors  # plain + rotated
+    summed: Vectors  # plain + mixed
 
     @classmethod
     def from_parameters(
@@ -96,10 +96,9 @@ class Probe:
         maker = _Maker(shapes, count, {name: (scales or {}).get(name, 0.02) for name in shapes})
         another = torch.float32 if dtype == torch.bfloat16 else torch.bfloat16
         plain = _cast(maker.plain(), dtype, device)
-        rotated = [*plain[1:], plain[0]]
-        summed = [{name: a[name] + b[name] for name in a} for a, b in zip(plain, rotated, strict=True)]
         mixed, other = _cast(maker.mixed(0), dtype, device), _cast(maker.mixed(2), another, device)
-        return cls(plain, mixed, other, rotated, summed)
+        summed = [{name: a[name] + b[name] for name in a} for a, b in zip(plain, mixed, strict=True)]
+        return cls(plain, mixed, other, [*plain[1:], plain[0]], summed)
 
     @classmethod
     def like(cls, task_vectors: Sequence[Mapping[str, Tensor]]) -> Probe:
@@ -156,11 +155,14 @@ def _cast(vectors: Vectors, dtype: torch.dtype, device: str | torch.device) -> V
 def fingerprint(box: Sandbox, source: str, seed: int, probe: Probe) -> Fingerprint:
     """Run a program on the probes: three times for the digest, up to three times more for the tags.
 
+    Digests are comparable for one probe, one seed and one machine: kernels round differently elsewhere.
+
     Tags, all judged on the probes:
         linear: `linear_form` finds fixed coefficients of the sources.
         random: random numbers flow into the result (also from fixed seeds), or another seed gives other bits.
-        data-dependent: how the sources are combined depends on their values: the program read one, or the result for
-            the sum of two sets of sources is not the sum of their results (masks, norms, sorting, clamping).
+        data-dependent: how the sources are combined depends on their values: the program read one, or did not end
+            well on the mixed probe, or its result for the sum of both probes is not the sum of its results beyond
+            rounding (masks, norms, sorting, clamping). Not judged for programs with a closed form.
         order-dependent: the sources in another order give another result, beyond rounding. Not judged for random
             programs, which give each place its own numbers.
         sparse: at least a tenth of the result's elements are zero, where no source has a zero.
@@ -185,14 +187,15 @@ def result_digest(result: Mapping[str, Tensor]) -> str:
     for name in sorted(result):
         tensor = result[name].detach().cpu().contiguous()
         digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
 def _digest(runs: Mapping[str, RunResult]) -> str | None:
-    if runs["plain"].status is not Status.OK or any(run.status in _CHANGING for run in runs.values()):
+    judged = [runs[name] for name in ("plain", "mixed", "other")]
+    if runs["plain"].status is not Status.OK or any(run.status in _CHANGING for run in judged):
         return None
-    parts = [run.status.value if run.result is None else result_digest(run.result) for run in runs.values()]
+    parts = [run.status.value if run.result is None else result_digest(run.result) for run in judged]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -235,15 +238,16 @@ def _behaviour(
     draws: bool,
 ) -> set[str]:
     """Tags of programs without a closed form."""
-    plain = runs["plain"].result
-    runs["rotated"] = box.run(source, probe.rotated, seed)
-    runs["summed"] = box.run(source, probe.summed, seed)
-    rotated = runs["rotated"].result
+    plain, mixed = runs["plain"].result, runs["mixed"].result
     tags = set()
-    if not draws and not _same(rotated, plain):
-        tags.add(ORDER_DEPENDENT)
-    sums = {n: plain[n] + rotated[n] for n in plain} if plain is not None and rotated is not None else None
-    if (trace is not None and trace.reads_data) or not _same(runs["summed"].result, sums):
+    if not draws:
+        runs["rotated"] = box.run(source, probe.rotated, seed)
+        if not _same(runs["rotated"].result, plain):
+            tags.add(ORDER_DEPENDENT)
+    if mixed is None or plain is None or (trace is not None and trace.reads_data):
+        return tags | {DATA_DEPENDENT}
+    runs["summed"] = box.run(source, probe.summed, seed)
+    if not _same(runs["summed"].result, {name: plain[name] + mixed[name] for name in plain}):
         tags.add(DATA_DEPENDENT)
     return tags
 

@@ -6,9 +6,11 @@ copy by the fork.
 
 from __future__ import annotations
 
+import bisect
 import collections
 import copy
 import functools
+import heapq
 import itertools
 import math
 import operator
@@ -254,6 +256,8 @@ def _standard(numbers: random.Random) -> dict[str, Namespace]:
             "fmean geometric_mean harmonic_mean mean median median_high median_low mode"
             " pstdev pvariance quantiles stdev variance StatisticsError",
         ),
+        "heapq": _subset(heapq, "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest"),
+        "bisect": _subset(bisect, "bisect bisect_left bisect_right insort insort_left insort_right"),
         "copy": Namespace("copy", {"copy": _shallow, "deepcopy": copy.deepcopy}),
         "functools": Namespace("functools", functions),
         "random": Namespace("random", {name: getattr(numbers, name) for name in _RANDOM.split()}),

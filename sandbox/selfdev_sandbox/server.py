@@ -7,6 +7,8 @@ function is called. Errors of PyTorch go back to the program; broken budgets and
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import torch
@@ -22,15 +24,26 @@ from selfdev_sandbox.rules import Randomness
 _MAX_PIECES = 65_536  # tensors from one operation
 _MAX_DIMS = 64
 _TRACE_VALUES = 2_000_000
+_LONG = 1e9  # floating-point operations from which one is worth a look at the clock
+_SPEED = {"cpu": 2e10}  # per second, by device type: on the low side, since a started operation cannot be stopped
+_ACCELERATOR = 2e12
 
 
 class TensorServer:
     """State of one run: memory, budgets, randomness, trace."""
 
-    def __init__(self, limits: Limits, budgets: tuple[int, int, float], seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        budgets: tuple[int, int, float],
+        seed: int,
+        device: torch.device,
+        deadline: float = math.inf,  # by time.monotonic()
+    ) -> None:
         self.limits = limits
         self.live_limit, self.moved_limit, self.flops_limit = budgets
-        self.device = device
+        self.device, self.deadline = device, deadline
+        self.speed = _SPEED.get(device.type, _ACCELERATOR)
         self.memory = TensorMemory()
         self.random = Randomness(seed, device)
         self.arguments = Arguments(self.memory, self.random)
@@ -137,7 +150,11 @@ class TensorServer:
             needs = f"{op.name} needs {_mib(made)} beside {_mib(self.memory.live)} in use"
             raise Ended(Status.MEMORY, f"{needs}; the limit is {_mib(self.live_limit)}", call.line)
         self._charge_moved(op, made, call.line)
-        self.flops += read + made if row.linear else sizes.flops(op, args, kwargs, read + made)
+        work = float(read + made) if row.linear else sizes.flops(op, args, kwargs, read + made)
+        if work > _LONG and work > self.speed * (self.deadline - time.monotonic()):
+            text = f"{op.name} would take longer than the time that is left"
+            raise Ended(Status.TIMEOUT, text, call.line)
+        self.flops += work
         if self.flops > self.flops_limit:
             text = f"more than {self.flops_limit:.2g} floating-point operations, at {op.name}"
             raise Ended(Status.TIMEOUT, text, call.line)

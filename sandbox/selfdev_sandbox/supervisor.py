@@ -115,6 +115,7 @@ class Sandbox:
         seed: int,
         entry: str = "merge_models",
         verify: bool = False,
+        limits: Limits | None = None,
     ) -> RunResult:
         """Run one program in a fresh child.
 
@@ -126,6 +127,7 @@ class Sandbox:
             entry: name of the function.
             verify: run an accepted program again, in a child of a second zygote (whose objects have other addresses);
                 other bits make it `nondeterministic`.
+            limits: budgets of this run instead of the box's.
 
         Returns:
             The outcome; failures of the program are a status, never an exception.
@@ -134,12 +136,13 @@ class Sandbox:
             SandboxError: the inputs are unusable or the sandbox is closed.
         """
         with self._lock:
-            outcome = self._run(source, task_vectors, seed, entry, self.limits)
+            limits = limits or self.limits
+            outcome = self._run(source, task_vectors, seed, entry, limits)
             if not verify or outcome.result is None:
                 return outcome
             if self._second is None:
                 self._second = Zygote()
-            again = self._run(source, task_vectors, seed, entry, self.limits, self._second)
+            again = self._run(source, task_vectors, seed, entry, limits, self._second)
         if again.result is not None and validate.same_bits(outcome.result, again.result):
             return replace(outcome, seconds=outcome.seconds + again.seconds)
         told = (
@@ -176,7 +179,9 @@ class Sandbox:
         if refused is not None:
             return RunResult(Status.SYNTAX, error=refused)
         started = time.monotonic()
-        server = TensorServer(limits, limits.for_inputs(inputs.nbytes, inputs.elements), seed, self.device)
+        deadline = started + limits.seconds
+        budgets = limits.for_inputs(inputs.nbytes, inputs.elements)
+        server = TensorServer(limits, budgets, seed, self.device, deadline)
         for i, tensor in enumerate(inputs.tensors):
             server.memory.add(i + 1, tensor, protected=True)
         ours, theirs = socket.socketpair()
@@ -186,7 +191,7 @@ class Sandbox:
                 pid = zygote.fork(theirs.fileno(), self.layers, limits.child_memory_bytes, cpu_seconds)
             try:
                 start = _start(source, entry, seed, inputs, self.device, limits)
-                end = Session(ours, server, started + limits.seconds, limits).serve(start)
+                end = Session(ours, server, deadline, limits).serve(start)
                 if isinstance(end, Done):
                     zygote.kill(pid)  # it dies while the result is checked
                     verdict = _accept(end, server, inputs, limits)

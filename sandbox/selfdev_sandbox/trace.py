@@ -3,7 +3,7 @@
     trace = Trace.of(box.run(source, task_vectors, seed=0), task_vectors)
     trace.canonical_hash(), trace.cost, trace.reads_data
 
-`trace_flow` follows values through memory, `trace_linear` reduces a trace to coefficients, `trace_replay` runs it again.
+`trace_flow` follows values through memory, `trace_linear` finds coefficients, `trace_replay` runs a trace again.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ def show(
             return
         for iteration in sorted({row.iteration for row in store.candidates() if row.iteration > 0}):
             console.print(tables.iteration_summary(store, iteration))
-        console.print(tables.dev_table(store))
-        console.print(tables.test_table(store))
+        console.print(tables.final_tables(store))
 
 
 def top(

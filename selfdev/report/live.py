@@ -49,5 +49,4 @@ class RunView:
 
     def final(self, store: Store) -> None:
         """The tables at the end of a run."""
-        self.console.print(tables.dev_table(store))
-        self.console.print(tables.test_table(store))
+        self.console.print(tables.final_tables(store))

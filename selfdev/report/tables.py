@@ -178,6 +178,12 @@ def test_table(store: Store) -> RenderableType:
     return table
 
 
+def final_tables(store: Store) -> RenderableType:
+    """What stands at the end of a run."""
+    isolation = Text(f"sandbox isolation: {store.get_meta('isolation') or 'no program has run'}", style="dim")
+    return Group(dev_table(store), Text(), test_table(store), isolation)
+
+
 def candidate_panel(store: Store, candidate_id: str) -> RenderableType:
     """One program: source, scores, where it comes from and what it taught."""
     row = store.candidate(candidate_id)

@@ -70,7 +70,7 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     device: str = "cpu"
     threads: int = 1  # CPU threads of torch
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the base weights; LoRA weights are float32
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the base weights; LoRA weights are float32
     gradient_checkpointing: bool = False  # recompute activations to save memory
 
     def __post_init__(self) -> None:

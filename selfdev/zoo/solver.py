@@ -57,12 +57,12 @@ SHAPE = {
     "initializer_range": 0.05,  # 0.02, the default, learns slower at this width
 }
 TOKENIZER_PROBLEMS = 6_000
-SEED_STAGE = Stage(mix={"add": 2, "sub": 2, "mul": 1.5}, steps=1_800, learning_rate=2e-3, templates=REPLAY_TEMPLATES)
+SEED_STAGE = Stage(mix={"add": 2, "sub": 2, "mul": 2}, steps=1_400, learning_rate=2e-3, templates=REPLAY_TEMPLATES)
 OWN_SHARE = 0.7  # of a sibling's problems; the rest is split between all skills and what the seed saw
 REPLAY_SHARE = 0.2
-SIBLING_STEPS = {"add": 360, "sub": 360, "mul": 600}  # multiplication is learnt last
+SIBLING_STEPS = {"add": 240, "sub": 240, "mul": 320}  # multiplication is learnt last
 SIBLING_RATE = 6e-4
-JOINT_STAGE = Stage(mix=dict.fromkeys(SKILLS, 1.0), steps=1_080, learning_rate=SIBLING_RATE)
+JOINT_STAGE = Stage(mix=dict.fromkeys(SKILLS, 1.0), steps=sum(SIBLING_STEPS.values()), learning_rate=SIBLING_RATE)
 # --- how it is measured ---------------------------------------------------------------------------------------------
 DEV_PROBLEMS, TEST_PROBLEMS = 300, 900
 RANDOM_COEFFICIENTS = 100

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfdev.tasks.arithmetic import SKILLS, ArithmeticProblem, prompt, stream
 
-REPLAY_TEMPLATES = 2  # wordings of each skill that the seed knows
+REPLAY_TEMPLATES = 3  # wordings of each skill that the seed knows
 _REPLAY_SEED = 1_000_003  # keeps replayed problems apart from new ones
 IGNORED = -100  # label of tokens without loss
 

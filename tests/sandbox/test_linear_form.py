@@ -1,5 +1,5 @@
-"""`linear_form`: coefficients of programs that are fixed linear combinations, None for all others; what it finds is held
-against the run's own result."""
+"""`linear_form`: coefficients of programs that are fixed linear combinations, None for all others; what it finds is
+held against the run's own result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from selfdev_sandbox import Limits, Sandbox, Trace, linear_form
+from selfdev_sandbox import Sandbox, Trace, linear_form
 
 from tests.sandbox.conftest import SHAPES, make_vectors
 
@@ -36,20 +36,24 @@ W = "w = torch.tensor([0.5, 0.25, -2.0])"
 LINEAR: dict[str, tuple[str, tuple[float, float, float]]] = {
     "sum of a list": (per_name("out[k] = sum(xs)"), (1, 1, 1)),
     "mean": (per_name("out[k] = sum(xs) / len(xs)"), (1 / 3, 1 / 3, 1 / 3)),
-    "task arithmetic": (per_name("t = torch.zeros_like(xs[0])\nfor x in xs:\n    t += x\nout[k] = 0.5 * t"), (0.5,) * 3),
+    "task arithmetic": (
+        per_name("t = torch.zeros_like(xs[0])\nfor x in xs:\n    t += x\nout[k] = 0.5 * t"), (0.5,) * 3),
     "alpha": (per_name("out[k] = torch.add(xs[0], xs[1], alpha=0.25).sub_(xs[2], alpha=2)"), (1, 0.25, -2)),
-    "in place": (per_name("x = xs[0].clone()\nx.mul_(3).add_(xs[1]).div_(4)\nx -= xs[2]\nout[k] = x"), (0.75, 0.25, -1)),
+    "in place": (
+        per_name("x = xs[0].clone()\nx.mul_(3).add_(xs[1]).div_(4)\nx -= xs[2]\nout[k] = x"), (0.75, 0.25, -1)),
     "inputs written": (per_name("xs[0].add_(xs[1])\nxs[0].mul_(0.5)\nout[k] = xs[0] + xs[1]"), (0.5, 1.5, 0)),
     "stack, mean": (per_name("out[k] = torch.stack(xs).mean(dim=0)"), (1 / 3,) * 3),
     "stack, weights": (
         per_name("out[k] = (torch.stack(xs) * w.view(-1, *[1] * xs[0].dim())).sum(0)", W), (0.5, 0.25, -2)),
     "stack last": (per_name("out[k] = (torch.stack(xs, dim=-1) * w).sum(-1)", W), (0.5, 0.25, -2)),
-    "cat": (per_name("out[k] = torch.cat([x.unsqueeze(0) for x in xs]).sum(dim=0, keepdim=True).squeeze(0)"), (1, 1, 1)),
+    "cat": (
+        per_name("out[k] = torch.cat([x.unsqueeze(0) for x in xs]).sum(dim=0, keepdim=True).squeeze(0)"), (1, 1, 1)),
     "weights iterated": (per_name("out[k] = sum(a * x for a, x in zip(w, xs))", W), (0.5, 0.25, -2)),
     "softmax of constants": (
         per_name("out[k] = xs[0] * w[0] + w[1] * xs[1]", "w = torch.softmax(torch.zeros(2), 0)"), (0.5, 0.5, 0)),
     "views": (per_name("f = [x.view(-1) for x in xs]\nout[k] = (f[0] - f[2]).view(xs[0].shape).neg()"), (-1, 0, 1)),
-    "views written": (per_name("x = xs[0].clone()\nf = x.view(-1)\nf.mul_(2)\nf += xs[1].flatten()\nout[k] = x"), (2, 1, 0)),
+    "views written": (
+        per_name("x = xs[0].clone()\nf = x.view(-1)\nf.mul_(2)\nf += xs[1].flatten()\nout[k] = x"), (2, 1, 0)),
     "lerp": (per_name("out[k] = torch.lerp(torch.lerp(xs[0], xs[1], 0.5), xs[2], 0.25)"), (0.375, 0.375, 0.25)),
     "float and back": (per_name("out[k] = (xs[0].float() + xs[1].double()).to(xs[0].dtype)"), (1, 1, 0)),
     "matmul of weights": (per_name("out[k] = (w @ torch.stack(xs).view(3, -1)).view_as(xs[0])", W), (0.5, 0.25, -2)),
@@ -183,11 +187,11 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EXPRESSIONS)
 def test_random_linear_programs(box: Sandbox, expression: str) -> None:
     """The form exists, and its combination is the result up to float32 rounding."""
-    vectors = [{k: v.double() for k, v in vector.items() if v.dim() < 2 or len(k) < 20} for vector in make_vectors()]
+    vectors = [{k: vector[k].double() for k in ("model.norm.weight", "lm_head.weight")} for vector in make_vectors()]
     program = per_name(f"a, b, c = xs\nout[k] = {expression}", "w = torch.tensor([1.0, 0.25, -0.5]).double()")
     outcome = box.run(program, vectors, seed=0)
     assert outcome.result is not None, outcome.error

@@ -1,7 +1,0 @@
-# tries: a count over 2**50 elements that take no memory
-# outcomes: timeout, memory
-import torch
-
-
-def merge_models(task_vectors):
-    return torch.bincount(torch.zeros(1, dtype=torch.long).expand(2 ** 50))

@@ -1,8 +1,0 @@
-# tries: a contraction with a huge intermediate
-# outcomes: memory, timeout
-import torch
-
-
-def merge_models(task_vectors):
-    x = torch.ones(4096)
-    return torch.einsum("a,b,c,d->", x, x, x, x)

@@ -1,7 +1,0 @@
-# tries: reduce 2**50 elements that take no memory
-# outcomes: timeout
-import torch
-
-
-def merge_models(task_vectors):
-    return torch.zeros(1).expand(2 ** 50).sum()

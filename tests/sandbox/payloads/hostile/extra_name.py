@@ -1,4 +1,0 @@
-# tries: a name of its own
-# outcomes: invalid
-def merge_models(task_vectors):
-    return {**task_vectors[0], "extra": list(task_vectors[0].values())[0]}

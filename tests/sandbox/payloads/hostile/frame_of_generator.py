@@ -1,6 +1,0 @@
-# tries: climb frames from a generator
-# outcomes: violation
-def merge_models(task_vectors):
-    walk = (0 for _ in [0])
-    walk.gi_frame.f_back.f_globals["x"] = 1
-    return dict(task_vectors[0])

@@ -1,5 +1,0 @@
-# tries: probe a forbidden name through hasattr, swallowing everything
-# outcomes: violation
-def merge_models(task_vectors):
-    hasattr(task_vectors, "__reduce__")
-    return dict(task_vectors[0])

@@ -1,8 +1,0 @@
-# tries: indices that would poison an accelerator
-# outcomes: exception
-import torch
-
-
-def merge_models(task_vectors):
-    x = torch.ones(4)
-    return x[torch.tensor([0, 10 ** 9])].sum().item()

@@ -1,8 +1,0 @@
-# tries: padding
-# outcomes: memory
-import torch
-import torch.nn.functional as F
-
-
-def merge_models(task_vectors):
-    return F.pad(torch.ones(2), [2 ** 44, 0])

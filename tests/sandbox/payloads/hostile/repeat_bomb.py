@@ -1,7 +1,0 @@
-# tries: repeats from a tensor
-# outcomes: memory
-import torch
-
-
-def merge_models(task_vectors):
-    return torch.ones(4).repeat_interleave(torch.tensor([2 ** 44] * 4))

@@ -1,4 +1,0 @@
-# tries: a flattened result
-# outcomes: invalid
-def merge_models(task_vectors):
-    return {k: v.reshape(-1, 1) for k, v in task_vectors[0].items()}
