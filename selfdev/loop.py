@@ -234,7 +234,7 @@ def test_winners(config: RunConfig, directory: RunDirectory, parts: Parts, view:
         store.add_opening(datetime.now(UTC).isoformat(timespec="seconds"), ids, len(questions))
         for i, outcome in zip(ids, outcomes, strict=True):
             if outcome.completions is None or outcome.result_hash != store.candidate(i).result_hash:
-                raise StageError(f"program {i} gave another result on test than on dev: {outcome.status}")
+                raise StageError(f"program {i} gave another result on test than on dev: {outcome.status} {outcome.error or ''}")
             store.add_answers(i, score(questions, outcome.completions, parts.task.grade))
 
 

@@ -92,7 +92,20 @@ def run(number: int, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         connection.call(number, handle, sent, named)
         rule = row.rule
         return Tensor(handle) if rule is None else Tensor(handle, *rule(args, kwargs))
+    if row.op.fields:
+        return _run_named(number, row.op, sent, named, shapes.fields_of(row.op, args, kwargs))
     return _run_and_wait(number, row.op, sent, named)
+
+
+def _run_named(number: int, op: Op, sent: list[Any], named: dict[str, Any], known: Sequence[shapes.Known]) -> Named:
+    """Several results, as many as the row has names: no need to wait."""
+    connection = CONNECTION
+    handle = connection.next_handle
+    connection.next_handle = handle + len(known)
+    connection.call(number, handle, sent, named)
+    result = Named(Tensor(handle + i, *each) for i, each in enumerate(known))
+    result.fields = op.fields
+    return result
 
 
 def _run_and_wait(number: int, op: Op, sent: list[Any], named: dict[str, Any]) -> Any:
@@ -103,10 +116,6 @@ def _run_and_wait(number: int, op: Op, sent: list[Any], named: dict[str, Any]) -
     made = [Tensor(handle + i, Size(s.shape), DTYPES.get(s.dtype)) for i, s in enumerate(reply.specs)]
     if not reply.many:
         return made[0] if made else None
-    if op.fields and len(op.fields) == len(made):
-        result = Named(made)
-        result.fields = op.fields
-        return result
     return tuple(made)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class Fingerprint:
     """32 hexadecimal digits: the bits of all results; None if the plain probe did not end well, which says nothing
     about the real task vectors, or a run met a time or memory limit. Programs without a digest have no duplicates."""
     tags: frozenset[str]
-    """Empty if the plain probe did not end well; see `fingerprint` for their meaning."""
+    """Empty if the plain probe did not end well, or the digest was known; see `fingerprint` for their meaning."""
     outcomes: tuple[tuple[str, Status], ...]  # probe -> how the program ended on it
     seconds: float
 
@@ -152,17 +152,18 @@ def _cast(vectors: Vectors, dtype: torch.dtype, device: str | torch.device) -> V
     return [{name: t.to(device=device, dtype=dtype) for name, t in vector.items()} for vector in vectors]
 
 
-def fingerprint(box: Sandbox, source: str, seed: int, probe: Probe) -> Fingerprint:
+def fingerprint(box: Sandbox, source: str, seed: int, probe: Probe, known: Container[str] = frozenset()) -> Fingerprint:
     """Run a program on the probes: three times for the digest, up to three times more for the tags.
 
-    Digests are comparable for one probe, one seed and one machine: kernels round differently elsewhere.
+    Digests are comparable for one probe, one seed and one machine: kernels round differently elsewhere. For a digest
+    among `known` ones no tags are judged: they are those of the earlier program.
 
     Tags, all judged on the probes:
         linear: `linear_form` finds fixed coefficients of the sources.
         random: random numbers flow into the result (also from fixed seeds), or another seed gives other bits.
         data-dependent: how the sources are combined depends on their values: the program read one, or did not end
             well on the mixed probe, or its result for the sum of both probes is not the sum of its results beyond
-            rounding (masks, norms, sorting, clamping). Not judged for programs with a closed form.
+            rounding (masks, norms, sorting, clamping; also an added constant). Not judged for a closed form.
         order-dependent: the sources in another order give another result, beyond rounding. Not judged for random
             programs, which give each place its own numbers.
         sparse: at least a tenth of the result's elements are zero, where no source has a zero.
@@ -174,11 +175,11 @@ def fingerprint(box: Sandbox, source: str, seed: int, probe: Probe) -> Fingerpri
         name: box.run(source, vectors, seed)
         for name, vectors in (("plain", probe.plain), ("mixed", probe.mixed), ("other", probe.other))
     }
-    tags = frozenset[str]()
-    if runs["plain"].status is Status.OK:
+    digest, tags = _digest(runs), frozenset[str]()
+    if runs["plain"].status is Status.OK and (digest is None or digest not in known):
         tags = _tags(box, source, seed, probe, runs)
     outcomes = tuple((name, run.status) for name, run in runs.items())
-    return Fingerprint(_digest(runs), tags, outcomes, time.perf_counter() - started)
+    return Fingerprint(digest, tags, outcomes, time.perf_counter() - started)
 
 
 def result_digest(result: Mapping[str, Tensor]) -> str:
@@ -187,7 +188,7 @@ def result_digest(result: Mapping[str, Tensor]) -> str:
     for name in sorted(result):
         tensor = result[name].detach().cpu().contiguous()
         digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

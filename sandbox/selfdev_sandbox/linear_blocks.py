@@ -21,6 +21,7 @@ Axis = tuple[bool, int]  # (mix axis?, size); axes of size 1 are never mix axes
 
 _MOST = 1024  # coefficients per term: more is no merge, and would cost
 _MOST_TERMS = 64
+_INDEX = (torch.bool, torch.int64, torch.int32)
 
 
 class NotLinear(Exception):
@@ -272,7 +273,7 @@ def pick(a: Block, index: Sequence[object]) -> Block:
 def _places(item: object, size: int) -> int | list[int]:
     if isinstance(item, slice):
         return list(range(size))[item]
-    if isinstance(item, Tensor) and item.dim() <= 1 and item.numel() <= 4096:
+    if isinstance(item, Tensor) and item.dim() <= 1 and item.numel() <= 4096 and item.dtype in _INDEX:
         places = item.nonzero().flatten().tolist() if item.dtype == torch.bool and item.dim() else item.tolist()
         return [p % size for p in places] if isinstance(places, list) else _axis(int(places), size)
     if type(item) is int:

@@ -25,6 +25,16 @@ def one_of(value: Tensor) -> Tensor:
     return value[tuple(slice(0, 1) for _ in value.shape)]
 
 
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """As `torch.broadcast_shapes`, whose first call imports sympy for half a second."""
+    rank = max(map(len, shapes), default=0)
+    wide = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
+    out = tuple(max(sizes) if 0 not in sizes else 0 for sizes in zip(*wide, strict=True))
+    if any(size not in (1, most) for shape in wide for size, most in zip(shape, out, strict=True)):
+        raise NotLinear("sizes do not match")
+    return out
+
+
 def is_zero(value: Any) -> bool:
     """Whether a number or a constant is zero everywhere."""
     if isinstance(value, Tensor):
@@ -94,7 +104,7 @@ def _sum(a: Any, b: Any, scale: Any) -> Known:
     block, other = (a, b) if isinstance(a, Block) else (b, a)
     zero = is_zero(other)
     shape = () if isinstance(other, (int, float)) else other.shape
-    if not zero or tuple(torch.broadcast_shapes(block.shape, shape)) != block.shape:  # type: ignore[no-untyped-call]
+    if not zero or broadcast(block.shape, shape) != block.shape:
         raise NotLinear("a constant is added")
     return block if block is a else blocks.scale(block, float(scale), torch.mul)
 
@@ -136,7 +146,11 @@ def _same(input: Block, **_other: Any) -> Known:
     return input
 
 
-def _to(input: Block, dtype: Any = None, copy: bool = False) -> Known:
+def _type_as(input: Block, other: Known) -> Block:
+    return _to(input, other.dtype if isinstance(other, Tensor) else None)
+
+
+def _to(input: Block, dtype: Any = None, copy: bool = False) -> Block:
     if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         raise NotLinear("rounded to integers")
     return input
@@ -161,6 +175,7 @@ def _dims(dim: Any) -> list[int] | None:
 
 def _reduction(mean: bool) -> Callable[..., Known]:
     def rule(input: Block, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Known:
+        input = _to(input, dtype)
         return blocks.reduce(input, _dims(dim), bool(keepdim), mean)
 
     return rule
@@ -359,6 +374,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "mv": _mv,
     "to": _to,
-    **dict.fromkeys(("clone", "contiguous", "detach", "type_as", "positive"), _same),
+    **dict.fromkeys(("clone", "contiguous", "detach", "positive"), _same),
+    "type_as": _type_as,
     **{name: _like(name) for name in _LIKE},
 }

@@ -3,6 +3,7 @@ prepared once, and the check of a message's arguments against them."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,11 +66,25 @@ class ArgumentError(TypeError):
 class Row:
     """One operation, ready to be run."""
 
-    __slots__ = ("creates", "draws", "function", "linear", "many", "named", "op", "positions", "same", "types", "view")
+    __slots__ = (
+        "creates",
+        "draws",
+        "function",
+        "linear",
+        "many",
+        "named",
+        "op",
+        "positions",
+        "rest",
+        "same",
+        "types",
+        "view",
+    )
 
     def __init__(self, op: Op) -> None:
         self.op, self.function = op, _resolve(op)
         self.named = {p.name: p for p in op.params}
+        self.rest = op.rest
         self.positions = () if op.rest else op.params
         self.types = [_types(p) for p in self.positions]
         self.view = op.size == "view" and not op.writes
@@ -80,6 +95,7 @@ class Row:
         self.many = op.rest or op.name in ("unbind", "split", "chunk", "tensor_split", "hsplit", "vsplit")
 
 
+@functools.cache
 def _types(param: Param) -> frozenset[type]:
     return frozenset(t for k in param.kinds for t in _KINDS[k])
 
@@ -115,7 +131,7 @@ class Arguments:
             Ended: a tensor that does not exist.
         """
         args, values, types = [], call.args, row.types
-        if row.op.rest or len(values) > len(types):
+        if row.rest or len(values) > len(types):
             args = [self._value(self._param(row, i, call), value, call.line) for i, value in enumerate(values)]
         else:
             tensors = self.memory.tensors

@@ -179,8 +179,8 @@ class TensorServer:
         """Give the results their handles."""
         single = isinstance(result, torch.Tensor)
         made = [] if op.writes else [result] if single else _tensors_of(result)
-        if not call.wait and not single and not op.writes and result is not None:
-            raise RuntimeError(f"{op.name} gave several tensors where one was expected")
+        if not call.wait and not single and made and len(made) != len(op.fields):
+            raise RuntimeError(f"{op.name} gave {len(made)} tensors where {len(op.fields) or 1} were expected")
         out, memory = call.out, self.memory
         for i, tensor in enumerate(made):
             if out < 1 or out + i in memory.tensors:
@@ -246,7 +246,7 @@ class TensorServer:
                 return Raised("RuntimeError", text, read.line)
             value = tensor.reshape(-1).tolist()
         self._record("read", [Ref(read.i), read.what], {}, (), read.line)
-        return Reply(value, [self._spec(tensor)])
+        return Reply(value, [self._spec(tensor)] if read.what == "list" else [])
 
 
 _TOLD = frozenset(

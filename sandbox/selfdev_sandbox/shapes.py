@@ -249,4 +249,20 @@ def _rule(op: Op) -> Rule | None:
     return _guarded(rule) if rule is not None else None
 
 
+def fields_of(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Known]:
+    """What is known of each of an operation's named results."""
+    first = args[0] if args else None
+    if getattr(first, "known_shape", None) is None or op.fields != ("values", "indices"):
+        return [UNKNOWN] * len(op.fields)
+    if op.name == "sort":
+        shape: Size | None = first.known_shape
+    elif op.name in ("max", "min", "median", "mode"):
+        shape = _reduce()(args, kwargs)[0]
+    elif op.name == "kthvalue" and len(args) == 2:
+        shape = _reduce()([first], {"dim": -1} | dict(kwargs))[0]
+    else:
+        shape = None
+    return [(shape, first.known_dtype), (shape, DTYPES["int64"])]
+
+
 RULES: tuple[Rule | None, ...] = tuple(_rule(op) for op in OPS)

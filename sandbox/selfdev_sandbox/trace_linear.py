@@ -16,7 +16,7 @@ from selfdev_sandbox import sizes
 from selfdev_sandbox.allowlist import OPS, Op
 from selfdev_sandbox.contract import OpRecord
 from selfdev_sandbox.linear_blocks import Block, NotLinear
-from selfdev_sandbox.linear_rules import RULES, SMALL, Known, filled, fit, is_zero, one_of, put, viewed
+from selfdev_sandbox.linear_rules import RULES, SMALL, Known, broadcast, filled, fit, is_zero, one_of, put, viewed
 from selfdev_sandbox.memory import TensorMemory
 from selfdev_sandbox.protocol import Call, Dots, Dtype, Ref, Slice
 from selfdev_sandbox.rows import DTYPES, ROWS, Arguments
@@ -76,6 +76,8 @@ class _Walk:
         self.fixed: set[int] = set()  # roots that must keep their state
         if trace.roots != tuple(range(1, len(trace.roots) + 1)):
             raise NotLinear("inputs share memory")
+        if not all(DTYPES[p.dtype].is_floating_point for p in trace.parameters):
+            raise NotLinear("integers")
         for handle in range(1, len(trace.roots) + 1):
             _, position = divmod(handle - 1, len(trace.parameters))
             self._new(handle, blocks.source(handle, trace.parameters[position].shape))
@@ -162,7 +164,7 @@ class _Walk:
         made = args[0] if op.writes else made
         if large:
             shapes = [values[record.inputs[0]].shape] if op.writes else [t.shape for t in values.values()]
-            made = made.expand(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+            made = made.expand(broadcast(*shapes))
         return [made] if isinstance(made, Tensor) else list(made)
 
     def _write(self, op: Op, record: OpRecord, named: dict[str, Any]) -> None:
@@ -181,6 +183,9 @@ class _Walk:
             new = fit(torch.tensor(plain.get("value", 0)).double(), plain["input"].shape)
         else:
             new = fit(RULES[canonical_name(op.name).removesuffix("_")](**plain), plain["input"].shape)
+        before = plain["input"]
+        if isinstance(new, Block) and isinstance(before, Tensor) and not before.is_floating_point():
+            raise NotLinear("rounded to integers")
         self.state[root] = self._through(root, views, new)
 
     def _through(self, root: int, views: Sequence[View], new: Known) -> Known:

@@ -24,18 +24,16 @@ def replay(
     *,
     same_inputs: bool = False,
     limits: Limits | None = None,
-    device: str | torch.device = "cpu",
 ) -> dict[str, torch.Tensor]:
     """The result of the traced program, bit for bit where the inputs, the seed and the machine are the same.
 
     Args:
         trace: of the run.
-        task_vectors: names, shapes and dtypes as in the run; never changed.
+        task_vectors: names, shapes and dtypes as in the run, on one device; never changed.
         seed: the run's.
         same_inputs: the values are those of the run too. Needed where the program read data: its trace then holds
             constants and choices that belong to those values.
         limits: budgets, as in a run; `seconds` is not watched.
-        device: where the tensors are.
 
     Returns:
         Name -> tensor with memory of its own, in the inputs' order. Only operations are checked, not the result.
@@ -49,7 +47,7 @@ def replay(
     inputs = [t.detach() for vector in task_vectors for t in vector.values()]
     size = sum(t.numel() * t.element_size() for t in inputs)
     budgets = limits.for_inputs(size, sum(t.numel() for t in inputs))
-    server = TensorServer(limits, budgets, seed, torch.device(device))
+    server = TensorServer(limits, budgets, seed, inputs[0].device)
     for handle, tensor in enumerate(inputs, 1):
         server.memory.add(handle, tensor, protected=True)
     with torch.no_grad(), warnings.catch_warnings():

@@ -79,7 +79,7 @@ class Connection:
         """One frame's body."""
         data = self.received
         while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
-            more = os.read(self.fd, 65536)
+            more = os.read(self.fd, 4096)
             if not more:
                 os._exit(3)
             data += more

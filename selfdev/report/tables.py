@@ -123,7 +123,7 @@ def dev_table(store: Store, top: int = 5) -> Table:
     for iteration in sorted({c.iteration for c in store.scored()}):
         table.add_section()
         for rank, c in enumerate(ranked(store.scored(iteration))[:top], start=1):
-            _add_counts(table, f"{c.id} iteration {iteration}, rank {rank}", counts.get(c.id))
+            _add_counts(table, f"iteration {iteration} #{rank} {c.id}", counts.get(c.id))
     return table
 
 

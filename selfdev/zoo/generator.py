@@ -90,6 +90,7 @@ def publish(
     """Measure a trained model and put its directory and its figures in place."""
     staging = staging or _staging(out)
     prompt = render_prompt(PROMPT)
+    _round_to_bfloat16(model)  # what is measured is what is shipped
     figures = {
         "command": COMMAND,
         "recipe": asdict(recipe),
@@ -106,7 +107,7 @@ def publish(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(staging)
+    model.to(torch.bfloat16).save_pretrained(staging)
     _save_tokenizer(tokenizer, staging)
     (staging / "README.md").write_text(model_card(figures), "utf-8")
     for file in staging.iterdir():
@@ -114,6 +115,13 @@ def publish(
     _replace(staging, out)
     out.with_name(f"{out.name}-figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     return figures
+
+
+def _round_to_bfloat16(model: LlamaForCausalLM) -> None:
+    """Weights that bfloat16 holds exactly: half the file, the same model when it is loaded in float32."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
 
 
 def measure(

@@ -29,7 +29,7 @@ fence and ends with a closing fence and `<|eos|>`.
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(directory)
-model = AutoModelForCausalLM.from_pretrained(directory)
+model = AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
 inputs = tokenizer(prompt, return_tensors="pt")
 output = model.generate(**inputs, do_sample=True, temperature=1.0, max_new_tokens=320)
 ```
@@ -40,7 +40,8 @@ The programs are untrusted: run them in the sandbox.
 
 - Text: programs of a seeded grammar (`selfdev/zoo/grammar.py`), each seen once; no other data.
 - Tokenizer: byte-level BPE, 1,024 tokens, trained on the grammar's programs and the prompt.
-- Model: {layers} layers, width {hidden}, MLP {intermediate}, {heads} heads, tied embeddings, float32.
+- Model: {layers} layers, width {hidden}, MLP {intermediate}, {heads} heads, tied embeddings;
+  weights stored in bfloat16, measured in float32.
 - Training: {steps:,} steps of {batch} programs, seed {seed}, each program as the continuation of the prompt
   ({bare:.0%} of the steps: of the opening fence alone); Muon {muon_lr} for matrices, AdamW {adam_lr} for the rest,
   linear decay over the last {decay:.0%}.

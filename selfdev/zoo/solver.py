@@ -60,7 +60,7 @@ TOKENIZER_PROBLEMS = 6_000
 SEED_STAGE = Stage(mix={"add": 2, "sub": 2, "mul": 2}, steps=1_400, learning_rate=2e-3, templates=REPLAY_TEMPLATES)
 OWN_SHARE = 0.7  # of a sibling's problems; the rest is split between all skills and what the seed saw
 REPLAY_SHARE = 0.2
-SIBLING_STEPS = {"add": 240, "sub": 240, "mul": 320}  # multiplication is learnt last
+SIBLING_STEPS = {"add": 240, "sub": 320, "mul": 360}  # multiplication is learnt last
 SIBLING_RATE = 6e-4
 JOINT_STAGE = Stage(mix=dict.fromkeys(SKILLS, 1.0), steps=sum(SIBLING_STEPS.values()), learning_rate=SIBLING_RATE)
 # --- how it is measured ---------------------------------------------------------------------------------------------

@@ -103,6 +103,10 @@ OTHER: dict[str, str] = {
     "view of a sliced input written": per_name("xs[0].view(-1)[::2] = 0\nout[k] = xs[0]"),
     "piece written": per_name("s = torch.stack(xs)\na, b, c = s.unbind(0)\na.mul_(2)\nout[k] = s.sum(0)"),
     "written below pieces": per_name("s = torch.stack(xs)\na, b, c = s.unbind(0)\ns.mul_(2)\nout[k] = a"),
+    "written to integers": per_name("o = torch.zeros(xs[0].shape, dtype=torch.int64)\no[:] = 100 * xs[0]\n"
+                                    "out[k] = o.float()"),
+    "summed as integers": per_name("out[k] = torch.stack(xs).sum(0, dtype=torch.int64).float()"),
+    "as the type of integers": per_name("out[k] = (100 * xs[0]).type_as(torch.tensor(1)).float()"),
     "integers": per_name("out[k] = (100 * xs[0]).to(torch.int64).to(xs[0].dtype)"),
 }  # fmt: skip
 

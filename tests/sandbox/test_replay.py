@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from selfdev_sandbox import Limits, OpRecord, Sandbox, SandboxError, Status, Trace
 from selfdev_sandbox import replay as replay_trace
 from selfdev_sandbox.protocol import Ref
@@ -89,20 +91,26 @@ def test_other_inputs_are_refused(box: Sandbox) -> None:
         replay_trace(trace, shared, seed=0)
 
 
-def test_only_operations_of_the_allow_list_run(box: Sandbox) -> None:
+@pytest.mark.parametrize("op", ["load", "numpy", "return", "read"])
+def test_only_operations_of_the_allow_list_run(box: Sandbox, op: str) -> None:
+    vectors = make_vectors()
+    with pytest.raises(SandboxError, match=f"'{op}', which is not an operation"):
+        replay_trace(with_first(traced(box, DIFFERENCE, vectors)[0], op, [Ref(1)]), vectors, seed=0)
+
+
+def test_arguments_are_checked(box: Sandbox) -> None:
     vectors = make_vectors()
     trace, _ = traced(box, DIFFERENCE, vectors)
-    number = max(handle for record in trace.records for handle in record.outputs) + 1
-    for op in ("load", "numpy", "return", "read"):
-        bad = OpRecord(op, [Ref(1)], {}, (number,), 3)
-        with pytest.raises(SandboxError, match=f"'{op}', which is not an operation"):
-            replay_trace(replace(trace, records=(bad, *trace.records)), vectors, seed=0)
     with pytest.raises(SandboxError, match="line 3: TypeError: neg"):
-        bad = OpRecord("neg", ["text"], {}, (number,), 3)
-        replay_trace(replace(trace, records=(bad, *trace.records)), vectors, seed=0)
+        replay_trace(with_first(trace, "neg", ["text"]), vectors, seed=0)
     with pytest.raises(SandboxError, match="does not exist"):
-        bad = OpRecord("neg", [Ref(10_000)], {}, (number,), 3)
-        replay_trace(replace(trace, records=(bad, *trace.records)), vectors, seed=0)
+        replay_trace(with_first(trace, "neg", [Ref(10_000)]), vectors, seed=0)
+
+
+def with_first(trace: Trace, op: str, args: list[object]) -> Trace:
+    """The trace with one more record in front."""
+    number = max(handle for record in trace.records for handle in record.outputs) + 1
+    return replace(trace, records=(OpRecord(op, args, {}, (number,), 3), *trace.records))
 
 
 def test_budgets_hold(box: Sandbox) -> None:
@@ -119,3 +127,48 @@ def test_memory_is_given_back_on_the_way(box: Sandbox) -> None:
     trace, result = traced(box, source, vectors)
     few = Limits(live_bytes=4 * 64 * 1024 * 4)
     assert_same(replay_trace(trace, vectors, seed=0, limits=few), result)
+
+
+STEPS = [
+    "{a} = {b} + 2 * {c}",
+    "{a} = {b}.clone()",
+    "{a} = {b}.detach()",
+    "{a} = {b}.t()",
+    "{a} = {b}.reshape(-1).view(4, 4)",
+    "{a} = {b}.float()",
+    "{a} = {b}.contiguous()",
+    "{a} = torch.stack([{b}, {c}]).unbind(0)[1]",
+    "{a} = {b}.chunk(2)[0].repeat(2, 1)",
+    "{a} = {b} + 0.1 * torch.rand_like({c})",
+    "{a} = {b} * {c}.sum().item()",
+    "{a}.add_({b})",
+    "{a}.mul_(0.5)",
+    "{a}[0] = {b}[1]",
+    "{a}[:, 1] += {b}[:, 2]",
+    "{a}.t()[1].copy_({b}[0])",
+    "{a}.view(-1)[::3] -= 1",
+    "{a}[{b} > 0] = 0.25",
+    "{a}.unbind(0)[2].neg_()",
+    "{a} += torch.randn({b}.shape)",
+    "torch.manual_seed(4)",
+]
+NAMES = st.sampled_from(["x", "y", "p", "q"])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), NAMES, NAMES, NAMES), min_size=1, max_size=12), NAMES)
+def test_random_programs_with_views_and_writes(box: Sandbox, steps: list[tuple[str, str, str, str]], out: str) -> None:
+    """Whatever was dropped as dead code, the result is the same; more dead code changes nothing."""
+    vectors = [{"w": torch.arange(16.0).view(4, 4) / (7 + i) - 1} for i in range(2)]
+    start = ["x, y = [t['w'] for t in task_vectors]", "p, q = x.clone(), y"]
+    lines = [step.format(a=a, b=b, c=c) for step, a, b, c in steps]
+    more = ["d = p @ q", "d.add_(x)"]
+    bodies = ["\n    ".join([*start, *lines, *dead, f"return {{'w': {out}}}"]) for dead in ([], more)]
+    programs = ["import torch\ndef merge_models(task_vectors):\n    " + body for body in bodies]
+    outcome, longer = (box.run(program, vectors, seed=3) for program in programs)
+    if outcome.status is Status.OK:
+        assert outcome.result is not None
+        trace = Trace.of(outcome, vectors)
+        assert_same(replay_trace(trace, vectors, seed=3, same_inputs=True), outcome.result)
+        assert Trace.of(longer, vectors).canonical_hash() == trace.canonical_hash()
+    assert outcome.status in (Status.OK, Status.EXCEPTION, Status.INVALID), outcome.error

@@ -38,7 +38,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
-    return AutoModelForCausalLM.from_pretrained(SHIPPED).eval()
+    return AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,7 @@ def test_programs_are_short_in_tokens(tokenizer: PreTrainedTokenizerFast) -> Non
     assert len(tokenizer(PROMPT)["input_ids"]) <= 170
 
 
+@pytest.mark.slow
 def test_retraining_the_tokenizer_gives_the_shipped_one(tokenizer: PreTrainedTokenizerFast) -> None:
     recipe = Recipe()
     again = train_tokenizer(PROMPT, recipe.seed, recipe.tokenizer_programs)
@@ -209,12 +210,12 @@ def test_build_refuses_no_steps_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_shipped_model_is_plain_and_small(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     assert model.config.model_type == "llama"
-    assert model.dtype == torch.float32
+    assert AutoModelForCausalLM.from_pretrained(SHIPPED).dtype == torch.bfloat16  # half the file
     assert model.config.tie_word_embeddings
     assert len(tokenizer) == model.config.vocab_size
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert 3_500_000 < sum(weight.numel() for weight in model.parameters()) < 4_500_000
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 18_000_000
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 9_000_000
     assert "auto_map" not in json.loads((SHIPPED / "config.json").read_text())
 
 
