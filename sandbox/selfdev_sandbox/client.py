@@ -23,7 +23,7 @@ _SYNONYMS = {"axis": "dim", "keepdims": "keepdim"}
 _IGNORED = frozenset(
     ("device", "layout", "requires_grad", "pin_memory", "memory_format", "non_blocking", "inplace", "out")
 )
-_VIEWS_OF_DICTS = (type({}.values()), type({}.keys()))
+_VIEWS_OF_DICTS: tuple[type, ...] = (type({}.values()), type({}.keys()))
 _TAKES_TENSORS = frozenset("tTx")
 
 

@@ -130,7 +130,8 @@ class Arguments:
             ArgumentError: a kind that the operation does not take; the program's error.
             Ended: a tensor that does not exist.
         """
-        args, values, types = [], call.args, row.types
+        values: list[Any] = call.args
+        args, types = [], row.types
         if row.rest or len(values) > len(types):
             args = [self._value(self._param(row, i, call), value, call.line) for i, value in enumerate(values)]
         else:

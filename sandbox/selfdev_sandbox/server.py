@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from selfdev_sandbox import sizes
+from selfdev_sandbox import measure, sizes
 from selfdev_sandbox.allowlist import Op
 from selfdev_sandbox.contract import Limits, OpRecord, Status, printable
 from selfdev_sandbox.memory import TensorMemory
@@ -117,7 +117,7 @@ class TensorServer:
 
     def _check_indices(self, op: Op, args: list[Any], kwargs: dict[str, Any]) -> None:
         if op.indices == "index" and op.name in ("getitem", "setitem"):
-            for axis, index in sizes.indexed_axes(args[0], args[1]):
+            for axis, index in measure.indexed_axes(args[0], args[1]):
                 sizes.check_range(index, args[0].shape[axis], negative=True)
             return
         bound = dict(zip((p.name for p in op.params), args, strict=False)) | kwargs
@@ -137,7 +137,7 @@ class TensorServer:
             raise ArgumentError(f"would give more than {_MAX_PIECES} tensors")
         if row.view:
             return
-        tensors = sizes.tensors_in([*args, *kwargs.values()] if kwargs else args)
+        tensors = measure.tensors_in([*args, *kwargs.values()] if kwargs else args)
         read = 0
         for tensor in tensors:
             read += tensor.nbytes  # what is read: repeated elements count
@@ -172,7 +172,7 @@ class TensorServer:
             return self.memory.copy_bytes(_target(call))
         made = sizes.output_bytes(op, args, kwargs)
         if op.name == "einsum" and len(tensors) > 2:  # intermediate results
-            made = max(made, int(min(sizes.HUGE, 4 * sizes.einsum_work(op, args))))
+            made = max(made, int(min(measure.HUGE, 4 * sizes.einsum_work(op, args))))
         return made
 
     def _keep(self, op: Op, call: Call, result: Any) -> Reply | None:

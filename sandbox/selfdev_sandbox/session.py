@@ -84,10 +84,10 @@ class Session:
                 raise TimeoutError
             kind = type(message)
             if kind is Done:
-                return self._done(message)  # type: ignore[arg-type]
+                return self._done(message)
             if kind is Fail:
-                return _failure(message)  # type: ignore[arg-type]
-            answer = handle(message)  # type: ignore[arg-type]
+                return _failure(message)
+            answer = handle(message)
             if answer is not None:
                 self._send(protocol.frame(answer))
 

@@ -251,7 +251,7 @@ def _rule(op: Op) -> Rule | None:
 
 def fields_of(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Known]:
     """What is known of each of an operation's named results."""
-    first = args[0] if args else None
+    first: Any = args[0] if args else None
     if getattr(first, "known_shape", None) is None or op.fields != ("values", "indices"):
         return [UNKNOWN] * len(op.fields)
     if op.name == "sort":

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
+import warnings
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from selfdev_sandbox import Limits, Sandbox, SandboxError, Status, isolation, protocol
-from selfdev_sandbox.rows import Ended
+from selfdev_sandbox.rows import ROWS, Ended
 from selfdev_sandbox.server import TensorServer
 from selfdev_sandbox.session import Session
 
@@ -186,6 +189,38 @@ def _parent(process: Path) -> int:
         return -1
 
 
+def test_warnings_of_other_threads_are_kept(box: Sandbox) -> None:
+    """Only the thread that serves a program drops PyTorch's warnings, and only meanwhile."""
+    noisy = "def merge_models(t):\n    t[0]['lm_head.weight'][:, :1].var(1)\n    return t[0]"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        done = threading.Event()
+
+        def warn() -> None:
+            while not done.is_set():
+                warnings.warn("elsewhere", stacklevel=1)
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=warn)
+        thread.start()
+        outcome = box.run(noisy, make_vectors(), 0)
+        done.set()
+        thread.join()
+        warnings.warn("afterwards", stacklevel=1)
+    assert outcome.status is Status.OK
+    told = {str(w.message) for w in caught}
+    assert told == {"elsewhere", "afterwards"}
+
+
+def test_one_operation_that_cannot_end_in_time_is_not_started() -> None:
+    source = "import torch\ndef merge_models(t):\n    x = torch.ones(6000, 6000)\n    return x @ x"
+    with Sandbox(Limits(seconds=1.0, live_bytes=1 << 30, flops=1e15)) as box:
+        outcome = box.run(source, make_vectors(), 0)
+    assert outcome.status is Status.TIMEOUT
+    assert "matmul would take longer" in (outcome.error or "")
+    assert outcome.line == 4
+
+
 def test_no_process_and_no_descriptor_is_left(box: Sandbox) -> None:
     vectors = make_vectors()
     spin = "def merge_models(t):\n    raise ValueError(1)"
@@ -241,3 +276,59 @@ def test_malformed_frames_end_the_run_and_never_an_operation(body: bytes) -> Non
         end = Session(ours, server, time.monotonic() + 5, Limits()).serve(start)
     assert isinstance(end, (Ended, protocol.Done))
     assert server.trace == []
+
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-3, 5),
+    st.floats(),
+    st.sampled_from(["sum", "ij,jk->ik", "", "..."]),
+    st.builds(protocol.Ref, st.integers(1, 9)),
+    st.builds(protocol.Dtype, st.sampled_from(["float32", "int64", "bool", "complex64", "x"])),
+    st.builds(protocol.Gen, st.integers(0, 3)),
+)
+_PARTS = st.one_of(_VALUES, st.builds(protocol.Slice, *[st.none() | st.integers(-5, 5)] * 3), st.just(protocol.Dots()))
+_CALLS = st.builds(
+    protocol.Call,
+    st.integers(0, len(ROWS) + 2),
+    st.integers(0, 30),
+    st.integers(0, 9),
+    st.booleans(),
+    st.lists(_VALUES | st.lists(_PARTS, max_size=3), max_size=4),
+    st.dictionaries(st.sampled_from(["dim", "dtype", "other", "generator", "nonsense"]), _VALUES, max_size=2),
+    st.lists(st.integers(1, 12), max_size=2),
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(calls=st.lists(_CALLS, min_size=1, max_size=6))
+def test_well_formed_nonsense_is_an_error_of_the_program_and_nothing_else(calls: list[protocol.Call]) -> None:
+    """Arguments of every kind in every place: an answer or the end of the run, the inputs' bits kept, budgets kept."""
+    limits = (1 << 20, 1 << 24, 1e7)
+    server = TensorServer(Limits(), limits, 0, torch.device("cpu"))
+    given_tensors = [torch.arange(6.0).reshape(2, 3), torch.tensor([0, 1]), torch.tensor(True)]
+    for i, tensor in enumerate(given_tensors):
+        server.memory.add(i + 1, tensor.clone(), protected=True)
+    inputs = list(server.memory.tensors.values())
+    with contextlib.suppress(Ended):
+        for call in calls:
+            server.handle(protocol.decode_request(protocol.encode(call)))
+    assert server.memory.live <= limits[0]
+    assert all(torch.equal(a, b) for a, b in zip(inputs, given_tensors, strict=True))
+
+
+_GOOD = protocol.encode(protocol.Call(1, 5, 1, False, [protocol.Ref(1), 2.0, [1, 2]], {"dtype": protocol.Dtype("x")}))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(place=st.integers(0, len(_GOOD) - 1), byte=st.integers(0, 255), cut=st.booleans())
+def test_a_damaged_message_is_refused_or_another_message(place: int, byte: int, cut: bool) -> None:
+    body = _GOOD[:place] if cut else _GOOD[:place] + bytes([byte]) + _GOOD[place + 1 :]
+    try:
+        message = protocol.decode_request(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    assert isinstance(message, protocol.Request)
