@@ -26,7 +26,7 @@ ModelRef = Annotated[str, StringConstraints(min_length=1)]
 class Section(BaseModel):
     """A frozen table of the configuration; unknown keys and wrong types fail."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelsConfig(Section):
@@ -94,6 +94,8 @@ class TrainConfig(Section):
     epochs: Annotated[float, Field(gt=0.0)] = 1.0
     max_steps: PositiveInt | None = None  # None: by epochs
     batch_size: PositiveInt = 8  # pairs per optimiser step
+    gradient_accumulation: PositiveInt = 1  # parts a batch is cut into, to save memory
+    gradient_checkpointing: bool = False  # recompute activations, to save memory
     lora_rank: PositiveInt = 256
     lora_alpha: PositiveInt = 512
 
@@ -154,7 +156,7 @@ def load_config(
     for key, value in (overrides or {}).items():
         _assign(values, key, value)
     try:
-        return RunConfig.model_validate_json(json.dumps(values))
+        return RunConfig.model_validate_json(json.dumps(values, default=str))  # TOML dates become text and are refused
     except ValidationError as error:
         raise UsageError(_describe(error)) from None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from selfdev import baselines
 from selfdev.config import RunConfig
 from selfdev.errors import StageError
-from selfdev.generate import sample_requests
+from selfdev.generate import extract_program, sample_requests
 from selfdev.types import ExecutionStatus, MergeProgram
 from selfdev.wiring import Parts
 
@@ -51,7 +51,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
     Raises:
         ModelError, StageError: a part of the run does not work.
     """
-    rows = baselines.table(config.models.sources)
+    rows = baselines.table(config.models.sources, extract_program(parts.prompt))
     with parts.open_worker() as worker:
         begun = time.monotonic()
         outcome = worker.run(MergeProgram("0" * 12, rows[0].source, 0), [q.prompt for q in parts.task.dev], ())

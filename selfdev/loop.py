@@ -28,7 +28,7 @@ from selfdev.rundir import RunDirectory
 from selfdev.score import score
 from selfdev.store import CandidateRow, Store, sample_row
 from selfdev.train import train
-from selfdev.types import MergeProgram, Outcome, PreferencePair, Question, Split
+from selfdev.types import ExecutionStatus, MergeProgram, Outcome, PreferencePair, Question, Split
 from selfdev.wiring import Parts
 
 
@@ -47,8 +47,10 @@ def run(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView)
             run_iteration(config, directory, parts, view, iteration)
         write_iteration_files(directory.path, store, iteration, parts.prompt)
         view.iteration(store, iteration)
-    if register_winners(store):
+    if register_winners(config, directory, parts, view):
         test_winners(config, directory, parts, view)
+    for iteration in range(1, config.iterations + 1):  # again: later programs may repeat earlier merges
+        write_iteration_files(directory.path, store, iteration, parts.prompt)
     view.final(store)
 
 
@@ -87,12 +89,13 @@ def record_facts(directory: RunDirectory, parts: Parts) -> None:
 
 def run_baselines(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView) -> None:
     """Seed, sources and human-designed merges on dev, through the same executor as candidates."""
-    rows = [baseline_row(b, i) for i, b in enumerate(baselines.table(config.models.sources))]
+    example = extract_program(parts.prompt)
+    rows = [
+        baseline_row(b, i, stream_seed(config.seed, "execute", 0, i))
+        for i, b in enumerate(baselines.table(config.models.sources, example))
+    ]
     directory.store.add_candidates(rows)
     run_pending(config, directory, parts, view, 0, directory.store.candidates(0))
-    failed = [row for row in directory.store.candidates(0) if row.status != "ok"]
-    if failed:
-        raise StageError(f"the baseline {failed[0].name!r} does not run: {failed[0].status}, {failed[0].error}")
 
 
 def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
@@ -109,7 +112,7 @@ def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view:
         for batch in parts.generator.sample(parts.prompt, missing, heat):
             directory.store.add_candidates(
                 sample_row(s, candidate_id("generated", iteration, s.index, s.text), iteration, name, heat,
-                           extract_program(s.text))
+                           extract_program(s.text), stream_seed(config.seed, "execute", iteration, s.index))
                 for s in batch
             )  # fmt: skip
             advance(len(batch))
@@ -136,21 +139,23 @@ def run_pending(
         return
     name = "evaluate" if iteration else "baselines"
     with view.phase(directory, iteration, name, len(pending)) as advance, parts.open_worker() as worker:
-        store.set_meta("isolation", worker.isolation)
+        if store.get_meta("isolation") in (None, "full"):  # the weakest level of all sittings is the run's
+            store.set_meta("isolation", worker.isolation)
         known = store.known_results()
-        for row, outcome in execute(worker, config.seed, pending, [q.prompt for q in parts.task.dev], known):
+        for row, outcome in execute(worker, pending, [q.prompt for q in parts.task.dev], known):
+            if iteration == 0 and outcome.status is not ExecutionStatus.OK:  # not recorded: the next start tries again
+                raise StageError(f"the baseline {row.name!r} does not run: {outcome.status}, {outcome.error}")
             record(store, row.id, outcome, known, parts.task.dev, parts)
             advance(1)
 
 
 def execute(
-    worker: Worker, run_seed: int, rows: Iterable[CandidateRow], prompts: Sequence[str], known: dict[str, str]
+    worker: Worker, rows: Iterable[CandidateRow], prompts: Sequence[str], known: dict[str, str]
 ) -> Iterable[tuple[CandidateRow, Outcome]]:
     """Run programs one after another; results with a hash in `known` are not answered again."""
     for row in rows:
         assert row.source is not None  # a sample without a program has its outcome already
-        seed = stream_seed(run_seed, "execute", row.iteration, row.index)
-        yield row, worker.run(MergeProgram(row.id, row.source, seed), prompts, known)
+        yield row, worker.run(MergeProgram(row.id, row.source, row.execution_seed), prompts, known)
 
 
 def record(
@@ -200,14 +205,43 @@ def adapter_before(directory: RunDirectory, iteration: int) -> Path | None:
     return next((path for path in trained if path.is_dir()), None)
 
 
-def register_winners(store: Store) -> bool:
-    """Name, on dev scores alone, what will be scored on test: the winner, the seed, the best baseline."""
-    best = ranked(store.scored())
-    if not best:
+def register_winners(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView) -> bool:
+    """Name, on dev scores alone, what will be scored on test: the winner, the seed, the best baseline.
+
+    The winner is run once more first; a program that gives other bits loses its score, and the next one is taken.
+    """
+    store = directory.store
+    if store.winners():
+        return True
+    if not ranked(store.scored()):
         return False
-    reference = {row.kind: row.id for row in store.candidates(0)}
-    store.set_winners({"winner": best[0].id, "seed": reference["seed"], "baseline": best_baseline(store)})
+    with view.phase(directory, 0, "confirm", total=None), parts.open_worker() as worker:
+        while order := ranked(store.scored()):
+            row = store.candidate(order[0].id)
+            if confirm(worker, row, store):
+                break
+    if not order:
+        return False
+    seed = next(row.id for row in store.candidates(0) if row.kind == "seed")
+    store.set_winners({"winner": order[0].id, "seed": seed, "baseline": best_baseline(store)})
     return True
+
+
+def confirm(worker: Worker, row: CandidateRow, store: Store) -> bool:
+    """Run a scored program again, without questions; record it as nondeterministic where the bits differ.
+
+    Raises:
+        StageError: it did not end this time (say, a timeout on a busy machine); nothing is recorded.
+    """
+    for _, outcome in execute(worker, [row], (), {row.result_hash or "": row.id}):
+        if outcome.result_hash == row.result_hash:
+            return True
+        if outcome.status is not ExecutionStatus.OK:
+            raise StageError(
+                f"program {row.id} ran before and now ended with {outcome.status} ({outcome.error}); run again"
+            )
+        store.record_outcome(row.id, Outcome(ExecutionStatus.NONDETERMINISTIC, "a second run gave other bits"), None)
+    return False
 
 
 def best_baseline(store: Store) -> str:
@@ -227,23 +261,26 @@ def test_winners(config: RunConfig, directory: RunDirectory, parts: Parts, view:
     outcomes: list[Outcome] = []
     with view.phase(directory, 0, "test", total=len(ids)) as advance, parts.open_worker() as worker:
         rows = [store.candidate(i) for i in ids]
-        for _, outcome in execute(worker, config.seed, rows, [q.prompt for q in questions], {}):
+        for _, outcome in execute(worker, rows, [q.prompt for q in questions], {}):
             outcomes.append(outcome)
             advance(1)
     with store.transaction():
         store.add_opening(datetime.now(UTC).isoformat(timespec="seconds"), ids, len(questions))
         for i, outcome in zip(ids, outcomes, strict=True):
             if outcome.completions is None or outcome.result_hash != store.candidate(i).result_hash:
-                raise StageError(f"program {i} gave another result on test than on dev: {outcome.status} {outcome.error or ''}")
+                raise StageError(
+                    f"program {i} did not give its dev result on test ({outcome.status} {outcome.error or ''}); "
+                    "run again"
+                )
             store.add_answers(i, score(questions, outcome.completions, parts.task.grade))
 
 
-def baseline_row(baseline: baselines.Baseline, index: int) -> CandidateRow:
+def baseline_row(baseline: baselines.Baseline, index: int, execution_seed: int) -> CandidateRow:
     """The row of one human-designed merge."""
     return CandidateRow(
         id=candidate_id(baseline.kind, 0, index, baseline.source), kind=baseline.kind, name=baseline.name, iteration=0,
         index=index, checkpoint="", temperature=None, sample_seed=None, text=baseline.source, source=baseline.source,
-        tokens=0, nll=0.0, truncated=False,
+        tokens=0, nll=0.0, truncated=False, execution_seed=execution_seed,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -29,34 +31,63 @@ LOCK_NAME = "lock"
 
 
 class RunDirectory:
-    """An open, locked run directory. Use as a context manager."""
+    """A run directory that this process alone may write to. Use as a context manager, then `begin`.
+
+    Until `begin` the directory holds nothing but the lock; leaving without it takes away what was made here.
+    """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        """Take the directory for writing; make it if it does not exist.
+        """Lock the directory; make it if it does not exist.
 
         Raises:
             RunError: locked by another process, belongs to another configuration, not a run directory, or unwritable.
         """
-        check_run_directory(path, config)
         self.path = path
-        try:
+        self._config = config
+        self._store: Store | None = None
+        with _translated(path):
+            check_run_directory(path, config)
+            self._made = [p for p in (path, *path.parents) if not p.exists()]  # deepest first
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _take_lock(path / LOCK_NAME)
             check_run_directory(path, config)  # again: another process may have been faster
-            if not (path / CONFIG_NAME).exists():
-                write_atomic(path / CONFIG_NAME, config.to_json())
-            self._log = (path / "log.txt").open("a", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot write to {path}: {error.strerror}; give another --run-dir") from None
-        self.store = Store(path / FILE_NAME)
 
     def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.store.close()
-        self._log.close()
+        if self._store is not None:
+            self._store.close()
+            self._log.close()
+        elif self._made:
+            (self.path / LOCK_NAME).unlink(missing_ok=True)
+            for folder in self._made:
+                folder.rmdir()
         self._lock.close()
+
+    @property
+    def begun(self) -> bool:
+        """An earlier sitting has written here."""
+        return (self.path / CONFIG_NAME).exists()
+
+    def begin(self) -> None:
+        """Write the configuration if it is not there, open store and log.
+
+        Raises:
+            RunError: the directory cannot be written, or its store cannot be used.
+        """
+        with _translated(self.path):
+            if not self.begun:
+                write_atomic(self.path / CONFIG_NAME, self._config.to_json())
+            self._log = (self.path / "log.txt").open("a", encoding="utf-8")
+        self._store = Store(self.path / FILE_NAME)
+
+    @property
+    def store(self) -> Store:
+        """The run's store; there once `begin` was called."""
+        if self._store is None:
+            raise RuntimeError("begin() comes first")
+        return self._store
 
     def checkpoint(self, iteration: int) -> Path:
         """Where the adapter trained in an iteration lies."""
@@ -70,6 +101,14 @@ class RunDirectory:
         """Append one line with the time."""
         self._log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {message}\n")
         self._log.flush()
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror}; give another --run-dir") from None
 
 
 def check_run_directory(path: Path, config: RunConfig) -> None:
@@ -108,7 +147,7 @@ def read_saved_config(path: Path) -> dict[str, object]:
     """
     try:
         values = json.loads((path / CONFIG_NAME).read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run directory (no {CONFIG_NAME}); `selfdev run` makes one") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path / CONFIG_NAME} cannot be read: {error}") from None

@@ -35,7 +35,7 @@ FILE_NAME = "store.sqlite"
 
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
-    """One program: generated, or a human-designed baseline (kind `seed`, `source`, `mean`, `task_arithmetic`)."""
+    """One program: generated, or a baseline (kind `seed`, `source`, `mean`, `example`, `task_arithmetic`)."""
 
     id: str
     kind: str  # "generated" or the kind of baseline
@@ -50,6 +50,7 @@ class CandidateRow:
     tokens: int
     nll: float
     truncated: bool
+    execution_seed: int  # seeds the program's own random draws
     status: ExecutionStatus | None = None  # None: not run yet
     error: str | None = None
     line: int | None = None
@@ -69,7 +70,7 @@ def _m001_first(db: sqlite3.Connection) -> None:
             id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, iteration INTEGER NOT NULL,
             idx INTEGER NOT NULL, checkpoint TEXT NOT NULL, temperature REAL, sample_seed TEXT, text TEXT NOT NULL,
             source TEXT, tokens INTEGER NOT NULL, nll REAL NOT NULL, truncated INTEGER NOT NULL,
-            status TEXT, error TEXT, line INTEGER, operations INTEGER NOT NULL DEFAULT 0,
+            execution_seed TEXT NOT NULL, status TEXT, error TEXT, line INTEGER, operations INTEGER NOT NULL DEFAULT 0,
             peak_bytes INTEGER NOT NULL DEFAULT 0, result_hash TEXT, duplicate_of TEXT REFERENCES candidate (id),
             UNIQUE (kind, iteration, idx)) STRICT""",
         "CREATE INDEX candidate_result ON candidate (result_hash)",
@@ -177,7 +178,8 @@ class Store:
                 values = (
                     row.id, row.kind, row.name, row.iteration, row.index, row.checkpoint, row.temperature,
                     None if row.sample_seed is None else str(row.sample_seed), row.text, row.source, row.tokens,
-                    row.nll, int(row.truncated), row.status, row.error, row.line, row.operations, row.peak_bytes,
+                    row.nll, int(row.truncated), str(row.execution_seed), row.status,
+                    row.error, row.line, row.operations, row.peak_bytes,
                     row.result_hash, row.duplicate_of,
                 )  # fmt: skip
                 self._db.execute(f"INSERT OR IGNORE INTO candidate VALUES ({','.join('?' * len(values))})", values)
@@ -277,15 +279,17 @@ class Store:
         return found
 
     def scored(self, iteration: int | None = None) -> list[ScoredCandidate]:
-        """Generated candidates with their dev score where they have one, in the order they were drawn."""
+        """Generated candidates that have run, with their dev score if they have one, in the order they were drawn."""
         counts = self.counts(Split.DEV)
         result = []
         for row in self.candidates(iteration, "generated"):
-            c = counts.get(row.id)
+            if row.status is None:  # drawn, not run yet
+                continue
+            c = counts.get(row.id) if row.status is ExecutionStatus.OK else None
             result.append(
                 ScoredCandidate(
                     id=row.id, iteration=row.iteration, index=row.index, source=row.source or "", completion=row.text,
-                    status=row.status or ExecutionStatus.NO_CODE, correct=None if c is None else c.correct,
+                    status=row.status, correct=None if c is None else c.correct,
                     total=0 if c is None else c.total, nll=row.nll, tokens=row.tokens, duplicate_of=row.duplicate_of,
                 )
             )  # fmt: skip
@@ -424,6 +428,7 @@ def _candidate(row: sqlite3.Row) -> CandidateRow:
         checkpoint=row["checkpoint"], temperature=row["temperature"],
         sample_seed=None if row["sample_seed"] is None else int(row["sample_seed"]), text=row["text"],
         source=row["source"], tokens=row["tokens"], nll=row["nll"], truncated=bool(row["truncated"]),
+        execution_seed=int(row["execution_seed"]),
         status=None if row["status"] is None else ExecutionStatus(row["status"]), error=row["error"], line=row["line"],
         operations=row["operations"], peak_bytes=row["peak_bytes"], result_hash=row["result_hash"],
         duplicate_of=row["duplicate_of"],
@@ -431,12 +436,19 @@ def _candidate(row: sqlite3.Row) -> CandidateRow:
 
 
 def sample_row(
-    sample: Sample, candidate_id: str, iteration: int, checkpoint: str, temperature: float, source: str | None
+    sample: Sample,
+    candidate_id: str,
+    iteration: int,
+    checkpoint: str,
+    temperature: float,
+    source: str | None,
+    execution_seed: int,
 ) -> CandidateRow:
     """The row of one drawn sample; a sample without a program has its outcome already."""
     return CandidateRow(
         id=candidate_id, kind="generated", name="", iteration=iteration, index=sample.index, checkpoint=checkpoint,
         temperature=temperature, sample_seed=sample.seed, text=sample.text, source=source, tokens=sample.tokens,
-        nll=sample.nll, truncated=sample.truncated, status=None if source else ExecutionStatus.NO_CODE,
+        nll=sample.nll, truncated=sample.truncated, execution_seed=execution_seed,
+        status=None if source else ExecutionStatus.NO_CODE,
         error=None if source else "the sample defines no merge_models function",
     )  # fmt: skip

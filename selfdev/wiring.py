@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from selfdev.compute.base import Worker
-from selfdev.config import RunConfig
+from selfdev.config import RunConfig, SandboxConfig
 from selfdev.errors import StageError, UsageError
 from selfdev.generators.base import Generator
 from selfdev.prompting import render_prompt, text_hash
@@ -69,6 +69,8 @@ def build_parts(config: RunConfig) -> Parts:
         batch_size=config.train.batch_size,
         lora_rank=config.train.lora_rank,
         lora_alpha=config.train.lora_alpha,
+        gradient_accumulation=config.train.gradient_accumulation,
+        gradient_checkpointing=config.train.gradient_checkpointing,
         dtype=config.generate.dtype,
         device=device,
         threads=config.threads,
@@ -94,7 +96,7 @@ def _facts(config: RunConfig, prompt: str) -> dict[str, str]:
 @contextmanager
 def open_local_worker(config: RunConfig, task: Task, device: str) -> Iterator[Worker]:
     """Load seed, task vectors and sandbox on one device, and check the engine before it is trusted."""
-    from selfdev_sandbox import Limits, Sandbox
+    import torch
 
     from selfdev.compute.local import LocalWorker
     from selfdev.evaluators.transformers import TransformersEvaluator
@@ -102,7 +104,11 @@ def open_local_worker(config: RunConfig, task: Task, device: str) -> Iterator[Wo
 
     scope = config.models.scope
     vectors = load_task_vectors(
-        config.models.seed, config.models.sources, scope=scope if isinstance(scope, str) else list(scope), device=device
+        config.models.seed,
+        config.models.sources,
+        scope=scope if isinstance(scope, str) else list(scope),
+        device=device,
+        dtype=None if config.models.dtype == "auto" else getattr(torch, config.models.dtype),
     )
     evaluator = TransformersEvaluator(
         config.models.seed,
@@ -113,24 +119,26 @@ def open_local_worker(config: RunConfig, task: Task, device: str) -> Iterator[Wo
         dtype=config.models.dtype,
     )
     try:
-        evaluator.self_check([q.prompt for q in task.dev[:SELF_CHECK_PROMPTS]])
-        limits = Limits(seconds=config.sandbox.seconds, operations=config.sandbox.operations)
-        with _started(Sandbox(limits, device, frozenset(config.sandbox.allow_missing))) as sandbox:
-            yield LocalWorker(sandbox, evaluator, vectors.vectors)
+        evaluator.self_check([q.prompt for q in task.dev[:SELF_CHECK_PROMPTS]], vectors.names)
+        with _sandbox(config.sandbox, device) as sandbox:
+            worker = LocalWorker(sandbox, evaluator, vectors.vectors)
+            del vectors
+            yield worker
+            worker.forget()
     finally:
         evaluator.close()
 
 
 @contextmanager
-def _started(sandbox: Sandbox) -> Iterator[Sandbox]:
-    from selfdev_sandbox import SandboxError
+def _sandbox(config: SandboxConfig, device: str) -> Iterator[Sandbox]:
+    from selfdev_sandbox import Limits, Sandbox, SandboxError
 
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(sandbox)
-        except SandboxError as error:
-            raise StageError(f"the sandbox cannot start: {error}") from error
-        yield sandbox
+    limits = Limits(seconds=config.seconds, operations=config.operations)
+    try:
+        with Sandbox(limits, device, frozenset(config.allow_missing)) as sandbox:
+            yield sandbox
+    except SandboxError as error:
+        raise StageError(f"sandbox: {error}") from error
 
 
 def resolve_device(name: str) -> str:

@@ -72,9 +72,9 @@ class OpRecord:
 
     Handles number the tensors of a run: input `name` number j of source i has handle `1 + i * len(names) + j`, results
     of operations count on from there. `args` hold plain values and `protocol.Ref(handle)` and friends. Three names are
-    not operations: `read` (args: a handle and what went to the program: `item`, `list`, or `meta`, its shape), `raised` (an operation
-    failed and the program was told: args are its name and its arguments) and, last, `return` (kwargs: name -> handle
-    of the result).
+    not operations: `read` (args: a handle and what went to the program: `item`, `list`, or `meta`, its shape),
+    `raised` (an operation failed and the program was told: args are its name and its arguments) and, last, `return`
+    (kwargs: name -> handle of the result).
     """
 
     op: str

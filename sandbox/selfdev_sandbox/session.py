@@ -69,7 +69,7 @@ class Session:
                 return self._loop()
         except Ended as end:
             return end
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return Ended(Status.VIOLATION, "the program's process sent a malformed message", 0)
         except TimeoutError:
             return Ended(Status.TIMEOUT, f"not done after {self.limits.seconds:g} seconds", 0)

@@ -21,7 +21,7 @@ MAX_GRID = 243  # points; more sources than five get one common coefficient inst
 class Baseline:
     """A human-designed merge, ready to run."""
 
-    kind: str  # "seed", "source", "mean", "task_arithmetic"
+    kind: str  # "seed", "source", "mean", "example", "task_arithmetic"
     name: str  # for people
     source: str  # Python text that defines merge_models
 
@@ -40,8 +40,9 @@ def read_rule(file: str, **constants: Any) -> str:
     return text
 
 
-def table(source_names: Sequence[str]) -> list[Baseline]:
-    """What every run is compared with: seed, each source alone, uniform average, Task Arithmetic over the paper's grid.
+def table(source_names: Sequence[str], example: str | None = None) -> list[Baseline]:
+    """What every run is compared with: seed, each source alone, uniform average, Task Arithmetic over the paper's grid,
+    and the prompt's worked example, so that a copy of it does not count as a discovery.
 
     The grid is {0.2, 0.4, 0.6} per source (27 points for three sources). Where that exceeds `MAX_GRID` points, all
     sources share one coefficient from 0.1 to 1.0.
@@ -50,6 +51,8 @@ def table(source_names: Sequence[str]) -> list[Baseline]:
     rows = [Baseline("seed", "seed model", read_rule("zero"))]
     rows += [Baseline("source", name, read_rule("single_source", SOURCE=i)) for i, name in enumerate(source_names)]
     rows.append(Baseline("mean", "uniform average", read_rule("uniform_average")))
+    if example is not None:
+        rows.append(Baseline("example", "the prompt's worked example", example))
     for weights in _grid(count):
         label = "Task Arithmetic " + " ".join(f"{w:g}" for w in weights)
         rows.append(Baseline("task_arithmetic", label, read_rule("task_arithmetic", WEIGHTS=weights)))

@@ -15,6 +15,8 @@ from selfdev import __version__
 from selfdev.cli import config, evaluate, run, show, zoo
 from selfdev.errors import SelfdevError
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+
 app = typer.Typer(
     name="selfdev", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
@@ -46,7 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: instead of the process's own.
     """
     try:
-        sys.exit(app(arguments, prog_name="selfdev", standalone_mode=False))
+        code = app(arguments, prog_name="selfdev", standalone_mode=False)
+        if code == INTERRUPTED:  # typer swallows the exception
+            raise KeyboardInterrupt
+        sys.exit(code)
     except SelfdevError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:
@@ -54,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = context.command_path if context is not None else "selfdev"
         _fail(f"{error.format_message()} (`{command} --help` lists what is allowed)", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command continues a run", 130)
+        _fail("interrupted; a run goes on with the same command", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> None:

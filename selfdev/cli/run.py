@@ -42,30 +42,34 @@ def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = Fal
     Raises:
         SelfdevError: bad input, an unusable run directory, or no candidate that could be scored.
     """
-    from selfdev.rundir import check_run_directory
-
-    check_run_directory(path, config)
     prepare_process(config)
     from selfdev import forecast, loop
     from selfdev.report.live import RunView
     from selfdev.rundir import RunDirectory
     from selfdev.wiring import build_parts
 
-    with console.status("loading models, measuring one evaluation and one batch of samples"):
-        parts = build_parts(config)
-        expected = forecast.measure(config, parts)
-    console.print(forecast_table(config, expected))
-    if dry_run:
-        return
     with RunDirectory(path, config) as directory:
-        console.print(f"run directory: {path}")
+        with console.status("loading models, measuring one evaluation and one batch of samples"):
+            parts = build_parts(config)
+            expected = None if directory.begun and not dry_run else forecast.measure(config, parts)
+        if expected is not None:
+            console.print(forecast_table(config, expected))
+        if dry_run:
+            return
+        plain(console, f"{'continuing' if directory.begun else 'run directory'}: {path}")
+        directory.begin()
         loop.run(config, directory, parts, RunView(console))
         if not directory.store.winners():
             raise StageError(
-                f"all {expected.samples} candidates failed or repeated a baseline, so there is no algorithm to test; "
-                f"`selfdev show {path}` shows why"
+                f"all {config.iterations * config.generate.samples} candidates failed or repeated a baseline, so there "
+                f"is no algorithm to test; `selfdev show {path}` shows why"
             )
-    console.print(f"algorithms: {path / 'algorithms'}   details: selfdev show {path} ID")
+    plain(console, f"algorithms: {path / 'algorithms'}   details: selfdev show {path} ID")
+
+
+def plain(console: Console, text: str) -> None:
+    """Print a line in which nothing is markup: it holds paths."""
+    console.print(text, markup=False, highlight=False)
 
 
 def prepare_process(config: RunConfig) -> None:

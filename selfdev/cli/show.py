@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from selfdev.errors import RunError
 from selfdev.report import tables
 from selfdev.rundir import read_saved_config
 from selfdev.store import FILE_NAME, Store
@@ -50,5 +52,7 @@ def _open(run: Path) -> Iterator[Store]:
     store = Store(run / FILE_NAME, read_only=True)
     try:
         yield store
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"{run / FILE_NAME} is damaged: {error}") from None
     finally:
         store.close()

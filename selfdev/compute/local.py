@@ -11,6 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from selfdev_sandbox import Sandbox
 
+from selfdev.errors import StageError
 from selfdev.evaluators.base import Evaluator
 from selfdev.types import Completion, ExecutionStatus, MergeProgram, Outcome
 
@@ -32,19 +33,28 @@ class LocalWorker:
         status = ExecutionStatus(str(ran.status))
         if ran.result is None:
             return Outcome(status, ran.error, ran.line, None, ran.operations, ran.peak_bytes)
-        digest = result_hash(ran.result)
+        digest, operations, peak = result_hash(ran.result), ran.operations, ran.peak_bytes
         if digest in known:
-            return Outcome(status, None, None, digest, ran.operations, ran.peak_bytes)
+            return Outcome(status, None, None, digest, operations, peak)
         try:
             self._evaluator.apply(ran.result)
         except ValueError as refused:  # seed + merged overflows the seed's dtype, though merged itself is finite
-            return Outcome(ExecutionStatus.INVALID, str(refused)[:500], None, None, ran.operations, ran.peak_bytes)
-        completions = self._answer(prompts)
-        return Outcome(status, None, None, digest, ran.operations, ran.peak_bytes, completions)
+            return Outcome(ExecutionStatus.INVALID, str(refused)[:500], None, None, operations, peak)
+        del ran  # one task vector less while the engine needs its cache
+        return Outcome(status, None, None, digest, operations, peak, self._answer(prompts))
+
+    def forget(self) -> None:
+        """Let go of the task vectors; the worker cannot run programs afterwards."""
+        self._task_vectors = ()
 
     def _answer(self, prompts: Sequence[str]) -> tuple[Completion, ...]:
         try:
             return tuple(self._evaluator.generate(prompts))
+        except torch.OutOfMemoryError as error:
+            raise StageError(
+                f"the device ran out of memory answering {len(prompts)} questions; lower evaluate.batch_size "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
         finally:
             self._evaluator.restore()
 
@@ -54,6 +64,6 @@ def result_hash(merged: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in merged.items():
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        canonical = (tensor + 0.0).contiguous().cpu()
-        digest.update(canonical.reshape(-1).view(torch.uint8).numpy().tobytes())
+        canonical = (tensor + 0.0).cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(canonical.data)
     return digest.hexdigest()

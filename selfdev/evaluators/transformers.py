@@ -7,6 +7,7 @@ cannot be lost, an apply that fails half-way has changed nothing, and only touch
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -43,6 +44,7 @@ class TransformersEvaluator:
         *,
         share_prefix: bool = True,
     ) -> None:
+        self._device = torch.device(device)
         model, tokenizer = load_causal_lm(model_ref, device, dtype)
         model.requires_grad_(False)
         self._parameters = dict(model.named_parameters())
@@ -132,6 +134,9 @@ class TransformersEvaluator:
         """Give the memory back; only `close` may be called afterwards."""
         self._decoder = None
         self._parameters, self._seed, self._merged = {}, {}, {}
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # the generator or the trainer's process needs it next
 
     def _running(self) -> GreedyDecoder:
         if self._decoder is None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from selfdev.pair import ranked
+from selfdev.report.tables import printable
 from selfdev.rundir import write_atomic
 from selfdev.store import CandidateRow, Store
 from selfdev.types import ScoredCandidate
@@ -47,10 +48,11 @@ def algorithm_text(candidate: ScoredCandidate, row: CandidateRow, rank: int, rep
         "generator checkpoint": row.checkpoint,
         "temperature": f"{row.temperature:g}",
         "sampling seed": str(row.sample_seed),
+        "execution seed": f"{row.execution_seed} (of the program's own random draws)",
         "later programs with the same merge": str(repeats),
     }
     lines = [f"# {key}: {value}" for key, value in header.items()]
-    return "\n".join(lines) + "\n\n" + candidate.source.strip("\n") + "\n"
+    return "\n".join(lines) + "\n\n" + printable(candidate.source).strip("\n") + "\n"
 
 
 def write_pairs(path: Path, store: Store, iteration: int, prompt: str) -> None:

@@ -98,7 +98,8 @@ def _gap(gap: dict[str, float]) -> Text:
     if not gap:
         return Text("solver-verifier gap: fewer than two scored programs")
     return Text(
-        f"solver-verifier gap: dev score {gap['verifier_score']:.3f} (best of {gap['n']} by own likelihood) - "
+        f"solver-verifier gap: dev score {gap['verifier_score']:.3f} (best of {gap['n']} of {gap['samples']} by own "
+        f"likelihood) - "
         f"{gap['solver_score']:.3f} (mean) = {gap['score_gap']:+.3f}; NLL {gap['solver_nll']:.1f} - "
         f"{gap['verifier_nll']:.1f} = {gap['nll_gap']:+.1f} nats; per token {gap['solver_nll_per_token']:.3f}, "
         f"{gap['verifier_nll_per_token']:.3f}"
@@ -191,8 +192,13 @@ def candidate_panel(store: Store, candidate_id: str) -> RenderableType:
     for key, value in _facts(store, row).items():
         facts.add_row(Text(key, style="bold"), Text(value))
     source = row.source if row.source is not None else row.text
-    code = Syntax(source, "python", line_numbers=True, word_wrap=True)
+    code = Syntax(printable(source), "python", line_numbers=True, word_wrap=True)
     return Group(facts, Text(), code)
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: control characters but newline and tab are shown as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _facts(store: Store, row: CandidateRow) -> dict[str, str]:
@@ -212,6 +218,7 @@ def _facts(store: Store, row: CandidateRow) -> dict[str, str]:
             f"iteration {row.iteration}, sample {row.index}, checkpoint {row.checkpoint}, temperature "
             f"{row.temperature:g}, seed {row.sample_seed}"
         )
+        facts["run with"] = f"seed {row.execution_seed} (of the program's own random draws)"
         facts["likelihood"] = f"{row.nll:.2f} nats over {row.tokens} tokens"
     facts["cost"] = f"{row.operations} tensor operations, peak {row.peak_bytes / 1e6:.1f} MB"
     if row.duplicate_of:

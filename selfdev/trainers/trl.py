@@ -53,7 +53,7 @@ class TrlTrainer:
         work.mkdir(parents=True)
         job = self._write_job(work, base, previous, pairs, seed)
         with log.open("w", encoding="utf-8") as stream:
-            command = [sys.executable, "-m", "selfdev.trainers.dpo_process", str(job)]
+            command = [sys.executable, "-P", "-m", "selfdev.trainers.dpo_process", str(job)]
             code = _run(command, self._environment(), stream, on_progress)
         report = read_report(work / "adapter") if code == 0 else None
         if report is None:

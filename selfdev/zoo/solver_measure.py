@@ -71,7 +71,7 @@ def answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts:
         rows = order[start : start + _BATCH]
         inputs = tokenizer([prompts[i] for i in rows], padding=True, padding_side="left", return_tensors="pt")
         with torch.inference_mode():
-            out = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)  # type: ignore[operator]
+            out = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         decoded = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for row, text in zip(rows, decoded, strict=True):
             texts[row] = text

@@ -99,7 +99,8 @@ def low_rank(rank: int, scale: float) -> MergeRule:
         if values.ndim != 2:
             return values
         u, s, vh = torch.linalg.svd(values, full_matrices=False)
-        return (u[:, :rank] * s[:rank]) @ vh[:rank]
+        leading: torch.Tensor = (u[:, :rank] * s[:rank]) @ vh[:rank]
+        return leading
 
     def rule(vectors: Sequence[TaskVector]) -> dict[str, torch.Tensor]:
         return {name: scale * torch.stack([cut(v[name]) for v in vectors]).sum(0) for name in vectors[0]}

@@ -365,7 +365,9 @@ def test_a_killed_parent_takes_the_training_process_with_it(tmp_path: Path) -> N
         "time.sleep(60)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen([sys.executable, "-c", code, str(fifo)], env=env, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(fifo)], env=env, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         writer = os.open(fifo, os.O_WRONLY)  # returns once the child has opened the job

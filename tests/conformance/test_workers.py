@@ -92,7 +92,10 @@ def test_prompts_come_back_in_order(worker: Worker) -> None:
 
 def test_the_merge_is_what_plain_pytorch_computes(local: LocalWorker, tmp_path: Path) -> None:
     """Mean of two task vectors by hand, and seed + mean as an ordinary model: the same greedy text."""
-    merged = {n: (a + b) / 2 for (n, a), b in zip(local._task_vectors[0].items(), local._task_vectors[1].values(), strict=True)}
+    merged = {
+        n: (a + b) / 2
+        for (n, a), b in zip(local._task_vectors[0].items(), local._task_vectors[1].values(), strict=True)
+    }
     outcome = local.run(program(MEAN), PROMPTS, known=())
     assert outcome.result_hash == result_hash(merged)
     model = tiny_llama()

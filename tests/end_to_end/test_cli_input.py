@@ -48,6 +48,8 @@ def copy_model(name: str, to: Path) -> Path:
         (["run", "--device", "tpu"], "unknown device 'tpu'"),
         (["run", "--device", "cuda:99"], "cuda:99"),
         (["run", "--colour"], "--colour"),
+        (["run", "--set", "sandbox.seconds=inf"], "'sandbox.seconds' got"),
+        (["run", "--set", "seed=1979-05-27"], "'seed' got"),
         (["config", "--preset", "nope"], "unknown preset"),
         (["evaluate"], "--model"),
         (["conquer"], "conquer"),
@@ -108,6 +110,40 @@ def test_data_files(capsys: pytest.CaptureFixture[str], content: str, message: s
     assert code == 1
     assert "rows.jsonl" in line
     assert message in line
+
+
+def test_an_unknown_isolation_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = fails(capsys, "run", *SMALL, "--set", 'sandbox.allow_missing=["seccmp"]', "--run-dir", "run")
+    assert code == 1
+    assert "seccmp" in line
+    assert not Path("run").exists()
+
+
+def test_a_damaged_store(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    Path("run/config.json").write_text("{}")
+    Path("run/store.sqlite").write_bytes(b"SQLite format 3\x00" + b"x" * 5000)
+    assert fails(capsys, "show", "run")[0] == 1
+    assert "not a run directory" in fails(capsys, "top", "run/store.sqlite")[1]
+
+
+def test_a_name_is_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    main_exit = fails(capsys, "run", *SMALL, "--set", "models.seed=./[red]x[/b]", "--run-dir", "run")
+    assert "[red]x[/b]" in main_exit[1]
+
+
+def test_a_second_process_is_refused_before_any_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selfdev.config import load_config
+    from selfdev.rundir import RunDirectory
+
+    overrides = {"generate.samples": 2, "iterations": 1, "task.dev_size": 4, "task.test_size": 4}
+    monkeypatch.setattr("selfdev.wiring.build_parts", lambda _: pytest.fail("models must not be loaded"))
+    with RunDirectory(Path("run"), load_config(overrides=overrides)):
+        code, line = fails(capsys, "run", *SMALL, "--run-dir", "run")
+    assert code == 1
+    assert "another selfdev process" in line
 
 
 def test_run_directories(capsys: pytest.CaptureFixture[str]) -> None:

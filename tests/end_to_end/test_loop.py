@@ -8,6 +8,8 @@ import runpy
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -20,7 +22,7 @@ from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.store import Store
 from selfdev.types import ExecutionStatus, Split
-from tests.scripted import scripted_config, scripted_parts
+from tests.scripted import quality, scripted_config, scripted_parts
 
 
 def run(path: Path, parts=None, **overrides) -> str:
@@ -28,6 +30,7 @@ def run(path: Path, parts=None, **overrides) -> str:
     console = Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: SIM115
     config = scripted_config(**overrides)
     with console.file, RunDirectory(path, config) as directory:
+        directory.begin()
         loop.run(config, directory, parts or scripted_parts(), RunView(console))
         return console.export_text()
 
@@ -47,7 +50,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 def test_every_stage_is_recorded(finished) -> None:
     store = Store(finished[0] / "store.sqlite", read_only=True)
-    assert len(store.candidates(0)) == 1 + 3 + 1 + 27
+    assert len(store.candidates(0)) == 1 + 3 + 1 + 27  # the scripted prompt has no worked example
     for iteration in (1, 2, 3):
         rows = store.candidates(iteration, "generated")
         assert [r.index for r in rows] == list(range(20))
@@ -145,8 +148,6 @@ def test_all_candidates_failing_ends_without_a_winner(tmp_path: Path) -> None:
 
 
 def test_changed_questions_or_models_are_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     parts = scripted_parts()
     run(tmp_path / "run", parts, iterations=1)
     with pytest.raises(StageError, match="prompt has changed"):
@@ -154,6 +155,48 @@ def test_changed_questions_or_models_are_refused(tmp_path: Path) -> None:
     task = replace(parts.task, dev=parts.task.dev[:-1])
     with pytest.raises(RunError, match="dev questions"):
         run(tmp_path / "run", replace(parts, task=task), iterations=1)
+
+
+def test_a_program_that_gives_other_bits_again_cannot_win(tmp_path: Path) -> None:
+    """The best program's result changes on its second run: it loses its score and the next one is tested."""
+    parts = scripted_parts()
+    seen: dict[str, int] = {}
+
+    class Fickle:
+        isolation = "scripted"
+
+        def __init__(self, worker) -> None:
+            self._worker = worker
+
+        def run(self, program, prompts, known):
+            outcome = self._worker.run(program, prompts, known)
+            seen[program.id] = seen.get(program.id, 0) + 1
+            best = "# quality 0.45" in program.source
+            return replace(outcome, result_hash=f"{seen[program.id]}") if best and outcome.result_hash else outcome
+
+    @contextmanager
+    def open_worker():
+        with parts.open_worker() as worker:
+            yield Fickle(worker)
+
+    run(tmp_path / "run", replace(parts, open_worker=open_worker), iterations=1)
+    store = Store(tmp_path / "run" / "store.sqlite", read_only=True)
+    unstable = [c for c in store.candidates(1) if c.status is ExecutionStatus.NONDETERMINISTIC]
+    assert unstable
+    assert all("quality 0.45" in (c.source or "") for c in unstable)
+    winner = store.candidate(store.winners()["winner"])
+    assert "quality 0.35" in (winner.source or "")  # 0.40 repeats a baseline
+    store.close()
+
+
+def test_a_baseline_that_failed_once_is_tried_again(tmp_path: Path) -> None:
+    parts = scripted_parts()
+    broken = scripted_parts(quality_of=lambda source: None if "WEIGHTS" in source else quality(source))
+    with pytest.raises(StageError, match=r"baseline 'Task Arithmetic 0\.2 0\.2 0\.2' does not run"):
+        run(tmp_path / "run", broken, iterations=1)
+    run(tmp_path / "run", parts, iterations=1)
+    run(tmp_path / "whole", parts, iterations=1)
+    assert dump(tmp_path / "run") == dump(tmp_path / "whole")
 
 
 KILLED = """

@@ -25,7 +25,7 @@ def row(
     """A recorded program that has not run."""
     return CandidateRow(
         f"{kind[0]}{iteration}{index:010d}", kind, f"{kind} {index}" if iteration == 0 else "", iteration, index,
-        "base", 1.2, 2**63 - 1 - index, text, text, 12, 3.5, False,
+        "base", 1.2, 2**63 - 1 - index, text, text, 12, 3.5, False, 2**62 + index,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def test_temperature_without_decay_stays() -> None:
 
 def test_stream_seed_is_a_fixed_function() -> None:
     # printf '[0, "generate", 1, 0]' | sha256sum | cut -c1-16, shifted right by one.
-    assert stream_seed(0, "generate", 1, 0) == 0x23cfb89cb7235d1f >> 1
+    assert stream_seed(0, "generate", 1, 0) == 0x23CFB89CB7235D1F >> 1
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 9), st.integers(0, 10**6))

@@ -19,16 +19,30 @@ CONFIG = load_config(overrides={"seed": 5})
 def test_a_directory_is_made_and_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run"
     with RunDirectory(path, CONFIG) as directory:
+        assert not directory.begun
+        directory.begin()
         directory.log("hello")
-    with RunDirectory(path, CONFIG):
-        pass
+    with RunDirectory(path, CONFIG) as directory:
+        assert directory.begun
     assert read_saved_config(path)["seed"] == 5
     assert (path / "log.txt").read_text().endswith("hello\n")
 
 
+def test_leaving_before_it_begins_takes_everything_away_again(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with RunDirectory(tmp_path / "mine" / "deep" / "run", CONFIG):
+        assert (tmp_path / "mine" / "deep" / "run" / "lock").exists()
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot write"):
+        RunDirectory(tmp_path / ("x" * 300), CONFIG)
+
+
 def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "run", CONFIG):
-        pass
+    with RunDirectory(tmp_path / "run", CONFIG) as directory:
+        directory.begin()
     other = load_config(overrides={"seed": 5, "train.beta": 0.5})
     with pytest.raises(RunError, match=r"train\.beta: .* -> 0\.5.*another --run-dir"):
         RunDirectory(tmp_path / "run", other)
