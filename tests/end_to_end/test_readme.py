@@ -45,7 +45,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a clone to the commands, after a small run in the place of `make demo`'s."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "tests" / "data", folder / "tests" / "data")
-    run("selfdev run --iterations 2 --samples 12 --run-dir runs/demo --set task.test_size=50", folder)
+    run(
+        "selfdev run --iterations 2 --samples 12 --run-dir runs/demo --set task.test_size=50 --set threads=1 "
+        "--set train.max_steps=2",
+        folder,
+    )
     return folder
 
 
@@ -66,6 +70,7 @@ def test_command(command: str, workplace: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_demo_itself(tmp_path: Path) -> None:
     """`make demo` without the installation: three iterations, a winner tested next to seed and best baseline."""
     printed = run(expand("make demo"), tmp_path)
@@ -75,6 +80,7 @@ def test_the_demo_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_real_small_language_model(workplace: Path, tmp_path: Path) -> None:
     """The SmolLM2 commands, in the README's order."""
     for command in COMMANDS:

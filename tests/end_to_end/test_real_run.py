@@ -18,11 +18,11 @@ from selfdev.store import Store
 COMMAND = [
     sys.executable, "-m", "selfdev", "run", "--iterations", "2", "--samples", "16", "--seed", "3", "--set", "threads=1",
     "--set", "task.dev_size=24", "--set", "task.test_size=48", "--set", "train.max_steps=2",
-    "--set", "train.batch_size=4",
+    "--set", "train.batch_size=2",
     "--set", "generate.batch_size=8", "--set", "generate.temperature=1.0", "--run-dir",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def environment() -> dict[str, str]:
