@@ -1,7 +1,8 @@
 """The embedded solver family: one tiny Llama seed and three siblings fine-tuned from it, rebuilt from nothing.
 
-The seed knows two of six wordings of every skill; each sibling is fine-tuned mostly on all wordings of its own skill,
-so it gains there and misreads the others, and averaging the siblings interferes. A jointly fine-tuned model is trained
+The seed knows three of six wordings of every skill; each sibling is fine-tuned mostly on all wordings of its own skill,
+so it gains most there and far less elsewhere, and averaging the siblings interferes (multiplication falls back to about
+what the seed knows). A jointly fine-tuned model is trained
 and measured as an upper bound but not shipped. The recipe is fixed by the aims written in the figures file, never by
 the result of a search with selfdev. Writes standard Hugging Face directories, a README.md in each, and
 `solver-figures.json` with everything measured. CPU, one thread, so that the same versions give the same bits.
