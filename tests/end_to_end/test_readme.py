@@ -23,7 +23,7 @@ def expand(command: str) -> str:
     if not command.startswith("make "):
         return command
     lines = subprocess.run(
-        ["make", "-n", command.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", command.split()[1]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     return lines[-1]
 
