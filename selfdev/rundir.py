@@ -123,7 +123,7 @@ def check_run_directory(path: Path, config: RunConfig) -> None:
     if saved.exists():
         changed = differences(read_saved_config(path), json.loads(config.to_json()))
         if changed:
-            shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            shown = "; ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
             raise RunError(f"{path} belongs to a run of another configuration ({shown}); give another --run-dir")
     elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
         raise RunError(f"{path} is not empty and not a run directory (no {CONFIG_NAME}); give another --run-dir")

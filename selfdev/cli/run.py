@@ -64,12 +64,14 @@ def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = Fal
                 f"all {config.iterations * config.generate.samples} candidates failed or repeated a baseline, so there "
                 f"is no algorithm to test; `selfdev show {path}` shows why"
             )
-    plain(console, f"algorithms: {path / 'algorithms'}   details: selfdev show {path} ID")
+        winner = directory.store.winners()["winner"]
+    plain(console, f"algorithms: {path / 'algorithms'}")
+    plain(console, f"the winner: selfdev show {path} {winner}")
 
 
 def plain(console: Console, text: str) -> None:
     """Print a line in which nothing is markup: it holds paths."""
-    console.print(text, markup=False, highlight=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def prepare_process(config: RunConfig) -> None:
@@ -95,12 +97,15 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
     table.add_row(
         "evaluations",
         f"{expected.baseline_evaluations} baselines + at most {expected.candidate_evaluations} candidates = "
-        f"{evaluations}, each {expected.questions} questions; {3} on {config.task.test_size} test questions",
+        f"{evaluations}, each {expected.questions} questions; 3 on {config.task.test_size} test questions",
     )
     table.add_row(
         "measured", f"{expected.evaluation_seconds:.2f} s an evaluation, {expected.sample_seconds:.3f} s a sample"
     )
+    table.add_row("training", f"about {expected.train_seconds / 60:.1f} minutes in all (estimated)")
     low, high = expected.minutes(0.1), expected.minutes(1.0)
-    table.add_row("minutes", f"{low:.1f} to {high:.1f} (10 % to all of the samples valid and new)")
+    table.add_row(
+        "minutes", f"{low:.1f} to {high:.1f} (10 % to all of the samples valid and new; on the machine as it is)"
+    )
     table.add_row("sandbox", f"isolation {expected.isolation}")
     return table

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from selfdev.pair import ranked
 from selfdev.score import Score
+from selfdev.stats import paired_difference
 from selfdev.store import CandidateRow, Store
 from selfdev.types import ExecutionStatus, ScoredCandidate, Split
 
@@ -176,7 +177,16 @@ def test_table(store: Store) -> RenderableType:
         row = store.candidate(candidate_id)
         titles = {"winner": f"winner {row.id}", "baseline": f"best baseline on dev: {_title(row)}"}
         _add_counts(table, titles.get(role, _title(row)), counts[candidate_id])
-    return table
+    return Group(table, *(_verdict(store, winners, role) for role in ("seed", "baseline")))
+
+
+def _verdict(store: Store, winners: dict[str, str], against: str) -> Text:
+    """The winner against another on the same test questions, in words."""
+    ours, theirs = ([a.correct for a in store.answers(winners[r], Split.TEST)] for r in ("winner", against))
+    difference, low, high = paired_difference(ours, theirs)
+    said = "better" if low > 0 else "worse" if high < 0 else "not resolved: the interval holds 0"
+    names = {"seed": "the seed", "baseline": "the best baseline on dev"}
+    return Text(f"winner - {names[against]}: {difference:+.3f}, 95 % {low:+.3f} to {high:+.3f} (paired): {said}")
 
 
 def final_tables(store: Store) -> RenderableType:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdev.stats import wilson_interval
+from selfdev.stats import paired_difference, wilson_interval
 
 
 def test_half_of_ten_by_hand() -> None:
@@ -44,3 +44,21 @@ def test_interval_holds_the_share_and_mirrors(total: int, data: st.DataObject) -
     assert low < high
     mirrored = wilson_interval(total - successes, total)
     assert (1 - mirrored[1], 1 - mirrored[0]) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+
+
+def test_paired_difference_by_hand() -> None:
+    # of 100 questions 20 are answered by the first alone, 10 by the second alone: difference 0.1,
+    # variance (30 - 100 / 100) / 10000 = 0.0029, 1.96 * sqrt(0.0029) = 0.10555
+    first = [True] * 20 + [False] * 10 + [True] * 70
+    second = [False] * 20 + [True] * 10 + [True] * 70
+    difference, low, high = paired_difference(first, second)
+    assert difference == pytest.approx(0.1)
+    assert (low, high) == (pytest.approx(-0.00555, abs=1e-5), pytest.approx(0.20555, abs=1e-5))
+    assert paired_difference(second, first)[0] == pytest.approx(-0.1)
+    assert paired_difference([True, False], [True, False]) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("lengths", [(0, 0), (1, 2)])
+def test_paired_difference_needs_the_same_questions(lengths: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="same number"):
+        paired_difference([True] * lengths[0], [True] * lengths[1])
