@@ -15,8 +15,8 @@ from selfdev.generate import extract_program, sample_requests
 from selfdev.types import ExecutionStatus, MergeProgram
 from selfdev.wiring import Parts
 
-TRAIN_START_SECONDS = 25.0  # starting the trainer's process and importing TRL, two CPU cores
-TRAIN_PASSES = 4.0  # forward + backward (2 forwards' worth) + reference forward, in forwards
+TRAIN_START_SECONDS = 12.0  # starting the trainer's process and importing TRL, two CPU cores
+TRAIN_PASSES = 1.2  # time per trained token over time per sampled token: four passes, but many tokens at once (zoo, CPU)
 ITERATION_OVERHEAD = 3.0  # opening engines, writing files
 
 

@@ -104,6 +104,10 @@ def test_help_answers_without_heavy_imports() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 0
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README
+
+
 def test_the_tree_names_what_is_there() -> None:
     tree = README.split("## Layout")[1]
     for name in ("selfdev", "sandbox", "prompts", "tests", "benchmarks"):
