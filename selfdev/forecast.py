@@ -16,7 +16,7 @@ from selfdev.types import ExecutionStatus, MergeProgram
 from selfdev.wiring import Parts
 
 TRAIN_START_SECONDS = 12.0  # starting the trainer's process and importing TRL, two CPU cores
-TRAIN_PASSES = 1.2  # time per trained token over time per sampled token: four passes, but many tokens at once (zoo, CPU)
+TRAIN_PASSES = 1.2  # time per trained over time per sampled token: four passes, but many tokens at once (zoo, CPU)
 ITERATION_OVERHEAD = 3.0  # opening engines, writing files
 
 
