@@ -47,8 +47,8 @@ def run(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView)
             run_iteration(config, directory, parts, view, iteration)
         write_iteration_files(directory.path, store, iteration, parts.prompt)
         view.iteration(store, iteration)
-    if register_winners(config, directory, parts, view):
-        test_winners(config, directory, parts, view)
+    if register_winners(directory, parts, view):
+        test_winners(directory, parts, view)
     for iteration in range(1, config.iterations + 1):  # again: later programs may repeat earlier merges
         write_iteration_files(directory.path, store, iteration, parts.prompt)
     view.final(store)
@@ -58,7 +58,7 @@ def run_iteration(config: RunConfig, directory: RunDirectory, parts: Parts, view
     """One turn of the loop, from samples to a trained generator."""
     store = directory.store
     draw_samples(config, directory, parts, view, iteration)
-    run_candidates(config, directory, parts, view, iteration)
+    run_candidates(directory, parts, view, iteration)
     every = store.scored()
     current = [c for c in every if c.iteration == iteration]
     pairs = pair(parts.prompt, current, [c for c in every if c.iteration < iteration], config.pair)
@@ -95,7 +95,7 @@ def run_baselines(config: RunConfig, directory: RunDirectory, parts: Parts, view
         for i, b in enumerate(baselines.table(config.models.sources, example))
     ]
     directory.store.add_candidates(rows)
-    run_pending(config, directory, parts, view, 0, directory.store.candidates(0))
+    run_pending(directory, parts, view, 0, directory.store.candidates(0))
 
 
 def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
@@ -119,13 +119,12 @@ def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view:
         parts.generator.close()
 
 
-def run_candidates(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
+def run_candidates(directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
     """Run and score the iteration's programs that have no outcome yet."""
-    run_pending(config, directory, parts, view, iteration, directory.store.candidates(iteration, "generated"))
+    run_pending(directory, parts, view, iteration, directory.store.candidates(iteration, "generated"))
 
 
 def run_pending(
-    config: RunConfig,
     directory: RunDirectory,
     parts: Parts,
     view: RunView,
@@ -205,7 +204,7 @@ def adapter_before(directory: RunDirectory, iteration: int) -> Path | None:
     return next((path for path in trained if path.is_dir()), None)
 
 
-def register_winners(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView) -> bool:
+def register_winners(directory: RunDirectory, parts: Parts, view: RunView) -> bool:
     """Name, on dev scores alone, what will be scored on test: the winner, the seed, the best baseline.
 
     The winner is run once more first; a program that gives other bits loses its score, and the next one is taken.
@@ -251,7 +250,7 @@ def best_baseline(store: Store) -> str:
     return max(rows, key=lambda row: (counts[row.id].correct, -row.index)).id
 
 
-def test_winners(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView) -> None:
+def test_winners(directory: RunDirectory, parts: Parts, view: RunView) -> None:
     """Score what was registered on the test questions, once, and note that they were opened."""
     store = directory.store
     ids = list(dict.fromkeys(store.winners().values()))

@@ -133,10 +133,8 @@ def check_run_directory(path: Path, config: RunConfig) -> None:
 def _probe_writable(path: Path) -> None:
     """Make and remove a folder in `path`, or in its nearest ancestor: permissions alone do not tell."""
     nearest = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    try:
+    with _translated(path):
         os.rmdir(tempfile.mkdtemp(prefix=".selfdev-", suffix=".tmp", dir=nearest))
-    except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror}; give another --run-dir") from None
 
 
 def read_saved_config(path: Path) -> dict[str, object]:
