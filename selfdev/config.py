@@ -50,6 +50,7 @@ class TaskConfig(Section):
 class EvaluateConfig(Section):
     """How questions are answered; decoding is greedy."""
 
+    engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: PositiveInt = 128
     max_new_tokens: PositiveInt | None = None  # None: the task's own limit
 
@@ -57,6 +58,7 @@ class EvaluateConfig(Section):
 class GenerateConfig(Section):
     """How merge programs are sampled."""
 
+    engine: Literal["transformers", "vllm"] = "transformers"
     model: ModelRef = "zoo:generator"
     prompt: str = "generator/merge.md.jinja"  # below prompts/
     chat_template: bool = False  # wrap the prompt as a user message (instruct models)

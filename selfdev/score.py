@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from selfdev.grading.base import Grader
 from selfdev.stats import wilson_interval
-from selfdev.tasks.base import Grader
 from selfdev.types import Answer, Completion, Question
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from selfdev.compute.scripted import ScriptedWorker
 from selfdev.config import RunConfig, load_config
 from selfdev.generators.scripted import ScriptedGenerator
-from selfdev.tasks.answers import grade_strict
+from selfdev.grading.gsm8k import grade_strict
 from selfdev.tasks.base import Task
 from selfdev.trainers.scripted import ScriptedTrainer
 from selfdev.types import Question

@@ -98,8 +98,8 @@ def _answer(evaluator: TransformersEvaluator, prompts: Sequence[str], console: C
 
 
 def _result(task: Task, completions: Sequence[Completion], seconds: float) -> Table:
+    from selfdev.grading.gsm8k import grade_flexible, grade_strict
     from selfdev.score import score, summarise
-    from selfdev.tasks.answers import grade_flexible, grade_strict
 
     table = Table("", "accuracy", "correct", "95 % interval", "unparsable", title="result", title_justify="left")
     for name, grade in (("strict", grade_strict), ("flexible", grade_flexible)):
@@ -122,9 +122,9 @@ def _result(task: Task, completions: Sequence[Completion], seconds: float) -> Ta
 
 
 def _write(path: Path, questions: Sequence[Question], completions: Sequence[Completion]) -> None:
+    from selfdev.grading.gsm8k import grade_flexible, grade_strict
     from selfdev.rundir import write_atomic
     from selfdev.score import score
-    from selfdev.tasks.answers import grade_flexible, grade_strict
 
     graded = zip(
         questions,

@@ -59,7 +59,7 @@ def load_questions(name: str, *, limit: int, seed: int, data: str | Path | None 
 
 
 def _arithmetic(dev_size: int, test_size: int | None, seed: int, data: str | Path | None) -> Task:
-    from selfdev.tasks.answers import grade_strict
+    from selfdev.grading.gsm8k import grade_strict
     from selfdev.tasks.arithmetic import questions, to_question
 
     if data is not None:

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from selfdev.grading.base import Grader
 from selfdev.types import Question
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """The verdict on one completion."""
-
-    extracted: str | None  # the answer found in it, normalised; None: there is none
-    correct: bool
-
-
-Grader = Callable[[str, str], Grade]  # (completion, gold) -> verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from selfdev.errors import DataError
+from selfdev.grading.gsm8k import extract_strict, grade_strict, normalise
 from selfdev.prompting import read_prompt
-from selfdev.tasks.answers import extract_strict, grade_strict, normalise
 from selfdev.tasks.base import Task
 from selfdev.types import Question
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from selfdev.grading.base import Grade
 from selfdev.score import score, summarise
-from selfdev.tasks.base import Grade
 from selfdev.types import Completion, Question
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from selfdev.tasks.base import Grade
+from selfdev.grading.base import Grade
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")

@@ -1,4 +1,4 @@
-"""GSM8K grading and loading. The case table is data: every grading bug becomes a row of gsm8k_cases.json.
+"""GSM8K grading and loading. The case table is data: every grading bug becomes a row of grading/gsm8k.json.
 
 Its verdicts were worked out from the filters of lm-eval 0.4.13, not from ours.
 """
@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdev.errors import DataError, UsageError
+from selfdev.grading.base import Grade
+from selfdev.grading.gsm8k import grade_flexible, grade_strict, normalise
 from selfdev.tasks import load_questions, load_task
-from selfdev.tasks.answers import grade_flexible, grade_strict, normalise
-from selfdev.tasks.base import Grade
 from selfdev.tasks.gsm8k import few_shot_prefix, load_rows
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "gsm8k_cases.json").read_text(encoding="utf-8"))
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "grading" / "gsm8k.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["why"] for case in CASES])
