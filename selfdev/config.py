@@ -53,6 +53,7 @@ class EvaluateConfig(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: PositiveInt = 128
     max_new_tokens: PositiveInt | None = None  # None: the task's own limit
+    max_truncated: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5  # a larger share of cut answers: scored, not ranked
 
 
 class GenerateConfig(Section):

@@ -25,10 +25,11 @@ from selfdev.prompting import text_hash
 from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
-from selfdev.score import score
+from selfdev.score import refusal, score
 from selfdev.store import CandidateRow, Store, sample_row
+from selfdev.tasks.base import Task
 from selfdev.train import train
-from selfdev.types import ExecutionStatus, MergeProgram, Outcome, PreferencePair, Question, Split
+from selfdev.types import ExecutionStatus, MergeProgram, Outcome, PreferencePair, Split
 from selfdev.wiring import Parts
 
 
@@ -58,7 +59,7 @@ def run_iteration(config: RunConfig, directory: RunDirectory, parts: Parts, view
     """One turn of the loop, from samples to a trained generator."""
     store = directory.store
     draw_samples(config, directory, parts, view, iteration)
-    run_candidates(directory, parts, view, iteration)
+    run_candidates(config, directory, parts, view, iteration)
     every = store.scored()
     current = [c for c in every if c.iteration == iteration]
     pairs = pair(parts.prompt, current, [c for c in every if c.iteration < iteration], config.pair)
@@ -95,7 +96,7 @@ def run_baselines(config: RunConfig, directory: RunDirectory, parts: Parts, view
         for i, b in enumerate(baselines.table(config.models.sources, example))
     ]
     directory.store.add_candidates(rows)
-    run_pending(directory, parts, view, 0, directory.store.candidates(0))
+    run_pending(config, directory, parts, view, 0, directory.store.candidates(0))
 
 
 def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
@@ -119,12 +120,13 @@ def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view:
         parts.generator.close()
 
 
-def run_candidates(directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
+def run_candidates(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
     """Run and score the iteration's programs that have no outcome yet."""
-    run_pending(directory, parts, view, iteration, directory.store.candidates(iteration, "generated"))
+    run_pending(config, directory, parts, view, iteration, directory.store.candidates(iteration, "generated"))
 
 
 def run_pending(
+    config: RunConfig,
     directory: RunDirectory,
     parts: Parts,
     view: RunView,
@@ -144,14 +146,14 @@ def run_pending(
         for row, outcome in execute(worker, pending, [q.prompt for q in parts.task.dev], known):
             if iteration == 0 and outcome.status is not ExecutionStatus.OK:  # not recorded: the next start tries again
                 raise StageError(f"the baseline {row.name!r} does not run: {outcome.status}, {outcome.error}")
-            record(store, row.id, outcome, known, parts.task.dev, parts)
+            record(store, row.id, outcome, known, parts.task, config.evaluate.max_truncated)
             advance(1)
 
 
 def execute(
     worker: Worker, rows: Iterable[CandidateRow], prompts: Sequence[str], known: dict[str, str]
 ) -> Iterable[tuple[CandidateRow, Outcome]]:
-    """Run programs one after another; results with a hash in `known` are not answered again."""
+    """Run programs one after another; what has a fingerprint or a result hash in `known` is not answered again."""
     for row in rows:
         assert row.source is not None  # a sample without a program has its outcome already
         yield row, worker.run(MergeProgram(row.id, row.source, row.execution_seed), prompts, known)
@@ -162,17 +164,18 @@ def record(
     candidate_id: str,
     outcome: Outcome,
     known: dict[str, str],
-    questions: Sequence[Question],
-    parts: Parts,
+    task: Task,
+    max_truncated: float,
 ) -> None:
-    """One program's outcome and graded answers, in one transaction."""
-    duplicate_of = known.get(outcome.result_hash) if outcome.result_hash else None
+    """One program's outcome and graded dev answers, in one transaction."""
+    digests = [digest for digest in (outcome.fingerprint, outcome.result_hash) if digest is not None]
+    duplicate_of = next((known[digest] for digest in digests if digest in known), None)
+    answers = () if outcome.completions is None else score(task.dev, outcome.completions, task.grade)
     with store.transaction():
-        store.record_outcome(candidate_id, outcome, duplicate_of)
-        if outcome.completions is not None:
-            store.add_answers(candidate_id, score(questions, outcome.completions, parts.task.grade))
-    if outcome.result_hash and duplicate_of is None:
-        known[outcome.result_hash] = candidate_id
+        store.record_outcome(candidate_id, outcome, duplicate_of, refusal(answers, max_truncated))
+        store.add_answers(candidate_id, answers)
+    for digest in digests:
+        known.setdefault(digest, duplicate_of or candidate_id)
 
 
 def train_generator(
@@ -246,7 +249,7 @@ def confirm(worker: Worker, row: CandidateRow, store: Store) -> bool:
 def best_baseline(store: Store) -> str:
     """The baseline with the best dev score, the seed apart; the first of equals."""
     counts = store.counts(Split.DEV)
-    rows = [row for row in store.candidates(0) if row.kind != "seed"]
+    rows = [row for row in store.candidates(0) if row.kind != "seed" and row.duplicate_of is None]
     return max(rows, key=lambda row: (counts[row.id].correct, -row.index)).id
 
 

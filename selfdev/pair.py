@@ -15,10 +15,15 @@ from selfdev.config import PairConfig
 from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate
 
 
-def ranked(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+def by_score(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     """Scored originals, best first; equal scores keep the order of drawing."""
     scored = [c for c in candidates if c.score is not None and c.duplicate_of is None]
     return sorted(scored, key=lambda c: (-(c.score or 0.0), c.iteration, c.index))
+
+
+def ranked(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    """`by_score` without the refused: who may win, and be the chosen side of a pair."""
+    return [c for c in by_score(candidates) if c.refused is None]
 
 
 def share_count(count: int, share: float) -> int:
@@ -40,12 +45,9 @@ def pair(
     Returns:
         Pairs, best chosen program first; at most `rule.max_pairs`. Empty where no score separates two programs.
     """
-    order = ranked(current)
-    if not order:
-        chosen, rejected = [], []
-    else:
-        chosen = order[: share_count(len(order), rule.chosen_share)]
-        rejected = order[len(order) - share_count(len(order), rule.rejected_share) :]
+    best, order = ranked(current), by_score(current)
+    chosen = best[: share_count(len(best), rule.chosen_share)] if best else []
+    rejected = order[len(order) - share_count(len(order), rule.rejected_share) :] if order else []
     chosen = chosen + elites(earlier, rule.elites)
     chosen.sort(key=lambda c: (-(c.score or 0.0), c.iteration, c.index))
     if rule.failures == "reject":

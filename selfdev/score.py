@@ -18,12 +18,25 @@ class Score:
     total: int
     truncated: int  # completions that the token limit ended; they may still be right
     unparsable: int  # completions without an answer
+    empty: int  # completions without a visible character
+    repetitive: int  # completions that end in a loop
+    timed_out: int  # comparisons with the reference that took too long; counted as wrong
     interval: tuple[float, float]  # 95 % Wilson interval of the accuracy
 
     @classmethod
-    def of(cls, correct: int, total: int, truncated: int, unparsable: int) -> Score:
+    def of(
+        cls,
+        correct: int,
+        total: int,
+        truncated: int = 0,
+        unparsable: int = 0,
+        empty: int = 0,
+        repetitive: int = 0,
+        timed_out: int = 0,
+    ) -> Score:
         """From counts; the interval follows."""
-        return cls(correct, total, truncated, unparsable, wilson_interval(correct, total))
+        interval = wilson_interval(correct, total)
+        return cls(correct, total, truncated, unparsable, empty, repetitive, timed_out, interval)
 
     @property
     def accuracy(self) -> float | None:
@@ -42,8 +55,32 @@ def score(questions: Sequence[Question], completions: Sequence[Completion], grad
     answers = []
     for question, completion in zip(questions, completions, strict=True):
         verdict = grade(completion.text, question.gold)
-        answers.append(Answer(question.id, completion, verdict.extracted, verdict.correct))
+        loops = ends_in_loop(completion.text)
+        answers.append(Answer(question.id, completion, verdict.extracted, verdict.correct, loops, verdict.timed_out))
     return tuple(answers)
+
+
+LOOP_CHARACTERS = 40  # of the end of a text that must repeat, at least
+LOOP_TURNS = 4
+LONGEST_LOOP = 200
+
+
+def ends_in_loop(text: str) -> bool:
+    """Whether the text ends in one piece of at most 200 characters four times over, at least 40 characters in all."""
+    text = text.rstrip()
+    for period in range(1, min(LONGEST_LOOP, len(text) // LOOP_TURNS) + 1):
+        length = max(LOOP_CHARACTERS, LOOP_TURNS * period)
+        if len(text) >= length and text[-length:-period] == text[period - length :]:
+            return True
+    return False
+
+
+def refusal(answers: Sequence[Answer], max_truncated: float) -> str | None:
+    """Why a merge may not be ranked: the token limit cut more than this share of its answers. None: it may."""
+    cut = sum(answer.completion.truncated for answer in answers)
+    if cut <= max_truncated * len(answers):
+        return None
+    return f"{cut} of {len(answers)} answers were cut by the token limit (evaluate.max_truncated {max_truncated:g})"
 
 
 def summarise(answers: Iterable[Answer]) -> Score:
@@ -54,4 +91,7 @@ def summarise(answers: Iterable[Answer]) -> Score:
         total=len(rows),
         truncated=sum(answer.completion.truncated for answer in rows),
         unparsable=sum(answer.extracted is None for answer in rows),
+        empty=sum(not answer.completion.text.strip() for answer in rows),
+        repetitive=sum(answer.repetitive for answer in rows),
+        timed_out=sum(answer.timed_out for answer in rows),
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdev.errors import RunError
+from selfdev.migrations import MIGRATIONS
 from selfdev.score import Score
 from selfdev.types import (
     Answer,
@@ -58,44 +59,11 @@ class CandidateRow:
     peak_bytes: int = 0
     result_hash: str | None = None
     duplicate_of: str | None = None
+    fingerprint: str | None = None
+    tags: tuple[str, ...] = ()
+    refused: str | None = None
 
 
-def _m001_first(db: sqlite3.Connection) -> None:
-    for statement in (
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
-        """CREATE TABLE question (
-            id TEXT PRIMARY KEY, split TEXT NOT NULL, position INTEGER NOT NULL, prompt_hash TEXT NOT NULL,
-            skill TEXT NOT NULL, UNIQUE (split, position)) STRICT""",
-        """CREATE TABLE candidate (
-            id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, iteration INTEGER NOT NULL,
-            idx INTEGER NOT NULL, checkpoint TEXT NOT NULL, temperature REAL, sample_seed TEXT, text TEXT NOT NULL,
-            source TEXT, tokens INTEGER NOT NULL, nll REAL NOT NULL, truncated INTEGER NOT NULL,
-            execution_seed TEXT NOT NULL, status TEXT, error TEXT, line INTEGER, operations INTEGER NOT NULL DEFAULT 0,
-            peak_bytes INTEGER NOT NULL DEFAULT 0, result_hash TEXT, duplicate_of TEXT REFERENCES candidate (id),
-            UNIQUE (kind, iteration, idx)) STRICT""",
-        "CREATE INDEX candidate_result ON candidate (result_hash)",
-        """CREATE TABLE answer (
-            candidate_id TEXT NOT NULL REFERENCES candidate (id), question_id TEXT NOT NULL REFERENCES question (id),
-            text TEXT NOT NULL, tokens INTEGER NOT NULL, truncated INTEGER NOT NULL, extracted TEXT,
-            correct INTEGER NOT NULL, PRIMARY KEY (candidate_id, question_id)) STRICT, WITHOUT ROWID""",
-        """CREATE TABLE pair (
-            iteration INTEGER NOT NULL, position INTEGER NOT NULL, chosen_id TEXT NOT NULL REFERENCES candidate (id),
-            rejected_id TEXT NOT NULL REFERENCES candidate (id), chosen_score REAL NOT NULL, rejected_score REAL,
-            PRIMARY KEY (iteration, position)) STRICT""",
-        """CREATE TABLE iteration (
-            iteration INTEGER PRIMARY KEY, temperature REAL NOT NULL, train TEXT NOT NULL, gap TEXT NOT NULL) STRICT""",
-        "CREATE TABLE winner (role TEXT PRIMARY KEY, candidate_id TEXT NOT NULL REFERENCES candidate (id)) STRICT",
-        """CREATE TABLE opening (
-            id INTEGER PRIMARY KEY, opened_at TEXT NOT NULL, candidates TEXT NOT NULL, questions INTEGER NOT NULL)
-            STRICT""",
-        """CREATE TABLE phase (
-            iteration INTEGER NOT NULL, name TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (iteration, name))
-            STRICT""",
-    ):
-        db.execute(statement)
-
-
-MIGRATIONS = (("001_first", _m001_first),)
 CLOCK_TABLES = frozenset({"phase", "opening", "migration"})  # rows that depend on the clock
 
 
@@ -180,7 +148,7 @@ class Store:
                     None if row.sample_seed is None else str(row.sample_seed), row.text, row.source, row.tokens,
                     row.nll, int(row.truncated), str(row.execution_seed), row.status,
                     row.error, row.line, row.operations, row.peak_bytes,
-                    row.result_hash, row.duplicate_of,
+                    row.result_hash, row.duplicate_of, row.fingerprint, " ".join(row.tags), row.refused,
                 )  # fmt: skip
                 self._db.execute(f"INSERT OR IGNORE INTO candidate VALUES ({','.join('?' * len(values))})", values)
 
@@ -218,21 +186,29 @@ class Store:
         return [(r["iteration"], r["side"], r["other"]) for r in rows]
 
     def known_results(self) -> dict[str, str]:
-        """Result hash -> id of the first candidate that gave it."""
+        """Result hashes and fingerprints -> id of the candidate whose scores they stand for."""
         rows = self._db.execute(
-            """SELECT result_hash, id FROM candidate WHERE status = 'ok' AND duplicate_of IS NULL
-               AND result_hash IS NOT NULL"""
+            """SELECT result_hash, fingerprint, COALESCE(duplicate_of, id) AS original FROM candidate
+               WHERE status = 'ok' ORDER BY iteration, idx, kind"""
         )
-        return {r["result_hash"]: r["id"] for r in rows}
+        known: dict[str, str] = {}
+        for r in rows:
+            for digest in (r["result_hash"], r["fingerprint"]):
+                if digest is not None:
+                    known.setdefault(digest, r["original"])
+        return known
 
-    def record_outcome(self, candidate_id: str, outcome: Outcome, duplicate_of: str | None) -> None:
+    def record_outcome(
+        self, candidate_id: str, outcome: Outcome, duplicate_of: str | None, refused: str | None = None
+    ) -> None:
         """Record how running a candidate ended."""
         with self.transaction():
             self._db.execute(
                 """UPDATE candidate SET status = ?, error = ?, line = ?, operations = ?, peak_bytes = ?,
-                   result_hash = ?, duplicate_of = ? WHERE id = ?""",
+                   result_hash = ?, duplicate_of = ?, fingerprint = ?, tags = ?, refused = ? WHERE id = ?""",
                 (outcome.status, outcome.error, outcome.line, outcome.operations, outcome.peak_bytes,
-                 outcome.result_hash, duplicate_of, candidate_id),
+                 outcome.result_hash, duplicate_of, outcome.fingerprint, " ".join(outcome.tags), refused,
+                 candidate_id),
             )  # fmt: skip
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -241,11 +217,11 @@ class Store:
         """Record graded answers; ones already there stay."""
         rows = [
             (candidate_id, a.question_id, a.completion.text, a.completion.tokens, int(a.completion.truncated),
-             a.extracted, int(a.correct))
+             a.extracted, int(a.correct), int(not a.completion.text.strip()), int(a.repetitive), int(a.timed_out))
             for a in answers
         ]  # fmt: skip
         with self.transaction():
-            self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def answers(self, candidate_id: str, split: Split) -> list[Answer]:
         """Graded answers of one candidate, in the order of the questions."""
@@ -260,6 +236,8 @@ class Store:
                 Completion(r["text"], r["tokens"], bool(r["truncated"])),
                 r["extracted"],
                 bool(r["correct"]),
+                bool(r["repetitive"]),
+                bool(r["timed_out"]),
             )
             for r in rows
         ]
@@ -268,11 +246,17 @@ class Store:
         """Candidate id -> counted answers, for every candidate with answers; duplicates get their original's."""
         rows = self._db.execute(
             """SELECT candidate_id, SUM(correct) AS correct, COUNT(*) AS total, SUM(truncated) AS truncated,
-               SUM(extracted IS NULL) AS unparsable FROM answer JOIN question ON question.id = question_id
+               SUM(extracted IS NULL) AS unparsable, SUM(empty) AS empty, SUM(repetitive) AS repetitive,
+               SUM(timed_out) AS timed_out FROM answer JOIN question ON question.id = question_id
                WHERE split = ? GROUP BY candidate_id""",
             (split,),
         )
-        found = {r["candidate_id"]: Score.of(r["correct"], r["total"], r["truncated"], r["unparsable"]) for r in rows}
+        found = {
+            r["candidate_id"]: Score.of(
+                r["correct"], r["total"], r["truncated"], r["unparsable"], r["empty"], r["repetitive"], r["timed_out"]
+            )
+            for r in rows
+        }
         for r in self._db.execute("SELECT id, duplicate_of FROM candidate WHERE duplicate_of IS NOT NULL"):
             if r["duplicate_of"] in found:
                 found[r["id"]] = found[r["duplicate_of"]]
@@ -291,6 +275,7 @@ class Store:
                     id=row.id, iteration=row.iteration, index=row.index, source=row.source or "", completion=row.text,
                     status=row.status, correct=None if c is None else c.correct,
                     total=0 if c is None else c.total, nll=row.nll, tokens=row.tokens, duplicate_of=row.duplicate_of,
+                    refused=row.refused,
                 )
             )  # fmt: skip
         return result
@@ -431,7 +416,8 @@ def _candidate(row: sqlite3.Row) -> CandidateRow:
         execution_seed=int(row["execution_seed"]),
         status=None if row["status"] is None else ExecutionStatus(row["status"]), error=row["error"], line=row["line"],
         operations=row["operations"], peak_bytes=row["peak_bytes"], result_hash=row["result_hash"],
-        duplicate_of=row["duplicate_of"],
+        duplicate_of=row["duplicate_of"], fingerprint=row["fingerprint"], tags=tuple(row["tags"].split()),
+        refused=row["refused"],
     )  # fmt: skip
 
 

@@ -71,6 +71,8 @@ class Answer:
     completion: Completion
     extracted: str | None  # None: no answer could be parsed
     correct: bool
+    repetitive: bool = False  # the text ends in a loop
+    timed_out: bool = False  # comparing it with the reference took too long; counted as wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Outcome:
     operations: int = 0  # tensor operations run for it
     peak_bytes: int = 0  # largest live tensor memory of the program
     completions: tuple[Completion, ...] | None = None  # one per prompt asked for; None when not generated
+    fingerprint: str | None = None  # digest of its results on small probes; None where they say nothing
+    tags: tuple[str, ...] = ()  # what the probes showed: "linear", "order-dependent", ...; see selfdev_sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,8 @@ class ScoredCandidate:
     total: int  # dev questions asked; 0 where there is no score
     nll: float
     tokens: int
-    duplicate_of: str | None = None  # the earlier candidate whose merged task vector has the same bits
+    duplicate_of: str | None = None  # the earlier candidate with the same merged task vector, or the same fingerprint
+    refused: str | None = None  # why it is scored but not ranked: too many of its answers were cut short
 
     @property
     def score(self) -> float | None:

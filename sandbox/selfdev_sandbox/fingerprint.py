@@ -1,8 +1,8 @@
 """What a program does, before it is evaluated: run on small probe task vectors, a digest of the results and tags.
 
     probe = Probe.like(task_vectors)
-    with Sandbox(Limits(seconds=2)) as box:  # a box of its own: a box keeps only its last inputs checked
-        mark = fingerprint(box, source, seed=0, probe=probe)
+    with Sandbox() as box:
+        mark = fingerprint(box, source, seed=0, probe=probe, limits=Limits(seconds=2))
 
 Programs with the same digest gave the same bits on every probe. They can still differ on the real task vectors: where
 a program asks for a shape or a size (`numel() > 10_000`), where it compares values with a constant that neither the
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from selfdev_sandbox.contract import RunResult, SandboxError, Status
+from selfdev_sandbox.contract import Limits, RunResult, SandboxError, Status
 from selfdev_sandbox.trace import Trace
 from selfdev_sandbox.trace_linear import linear_form
 
@@ -152,11 +152,19 @@ def _cast(vectors: Vectors, dtype: torch.dtype, device: str | torch.device) -> V
     return [{name: t.to(device=device, dtype=dtype) for name, t in vector.items()} for vector in vectors]
 
 
-def fingerprint(box: Sandbox, source: str, seed: int, probe: Probe, known: Container[str] = frozenset()) -> Fingerprint:
+def fingerprint(
+    box: Sandbox,
+    source: str,
+    seed: int,
+    probe: Probe,
+    known: Container[str] = frozenset(),
+    limits: Limits | None = None,
+) -> Fingerprint:
     """Run a program on the probes: three times for the digest, up to three times more for the tags.
 
-    Digests are comparable for one probe, one seed and one machine: kernels round differently elsewhere. For a digest
-    among `known` ones no tags are judged: they are those of the earlier program.
+    A program that does not end well on the plain probe is not run on the others. `limits` are those of each run, in
+    place of the box's. Digests are comparable for one probe, one seed and one machine: kernels round differently
+    elsewhere. For a digest among `known` ones no tags are judged: they are those of the earlier program.
 
     Tags, all judged on the probes:
         linear: `linear_form` finds fixed coefficients of the sources.
@@ -171,13 +179,13 @@ def fingerprint(box: Sandbox, source: str, seed: int, probe: Probe, known: Conta
             give or take 2 %, for independent, near-equal and opposite sources alike.
     """
     started = time.perf_counter()
-    runs = {
-        name: box.run(source, vectors, seed)
-        for name, vectors in (("plain", probe.plain), ("mixed", probe.mixed), ("other", probe.other))
-    }
+    run = _Runner(box, source, limits)
+    runs = {"plain": run(probe.plain, seed)}
+    if runs["plain"].status is Status.OK:
+        runs |= {"mixed": run(probe.mixed, seed), "other": run(probe.other, seed)}
     digest, tags = _digest(runs), frozenset[str]()
     if runs["plain"].status is Status.OK and (digest is None or digest not in known):
-        tags = _tags(box, source, seed, probe, runs)
+        tags = _tags(run, seed, probe, runs)
     outcomes = tuple((name, run.status) for name, run in runs.items())
     return Fingerprint(digest, tags, outcomes, time.perf_counter() - started)
 
@@ -192,15 +200,29 @@ def result_digest(result: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """Runs one program on one probe after another."""
+
+    box: Sandbox
+    source: str
+    limits: Limits | None
+
+    def __call__(self, vectors: Vectors, seed: int) -> RunResult:
+        return self.box.run(self.source, vectors, seed, limits=self.limits)
+
+
 def _digest(runs: Mapping[str, RunResult]) -> str | None:
+    if runs["plain"].status is not Status.OK:
+        return None
     judged = [runs[name] for name in ("plain", "mixed", "other")]
-    if runs["plain"].status is not Status.OK or any(run.status in _CHANGING for run in judged):
+    if any(run.status in _CHANGING for run in judged):
         return None
     parts = [run.status.value if run.result is None else result_digest(run.result) for run in judged]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def _tags(box: Sandbox, source: str, seed: int, probe: Probe, runs: dict[str, RunResult]) -> frozenset[str]:
+def _tags(run: _Runner, seed: int, probe: Probe, runs: dict[str, RunResult]) -> frozenset[str]:
     plain = runs["plain"].result
     assert plain is not None
     trace = Trace.of(runs["plain"], probe.plain) if runs["plain"].trace_complete else None
@@ -210,10 +232,10 @@ def _tags(box: Sandbox, source: str, seed: int, probe: Probe, runs: dict[str, Ru
         tags.add(LINEAR)
         if any(len(set(c)) > 1 for c in form.coefficients.values()):
             tags.add(ORDER_DEPENDENT)
-    if (trace is not None and trace.draws) or _seed_matters(box, source, seed, probe, runs):
+    if (trace is not None and trace.draws) or _seed_matters(run, seed, probe, runs):
         tags.add(RANDOM)
     if form is None:
-        tags |= _behaviour(box, source, seed, probe, runs, trace, RANDOM in tags)
+        tags |= _behaviour(run, seed, probe, runs, trace, RANDOM in tags)
     if _zeros(plain) >= _ZEROS:
         tags.add(SPARSE)
     if _keeps_norms(probe, runs):
@@ -221,17 +243,16 @@ def _tags(box: Sandbox, source: str, seed: int, probe: Probe, runs: dict[str, Ru
     return frozenset(tags)
 
 
-def _seed_matters(box: Sandbox, source: str, seed: int, probe: Probe, runs: dict[str, RunResult]) -> bool:
+def _seed_matters(run: _Runner, seed: int, probe: Probe, runs: dict[str, RunResult]) -> bool:
     """Python's `random` is seeded by the run too and leaves no trace; only programs that name it are run again."""
-    if not re.search(r"\brandom\b", source):
+    if not re.search(r"\brandom\b", run.source):
         return False
-    runs["reseeded"] = box.run(source, probe.plain, seed + 1)
+    runs["reseeded"] = run(probe.plain, seed + 1)
     return not _same(runs["reseeded"].result, runs["plain"].result, exactly=True)
 
 
 def _behaviour(
-    box: Sandbox,
-    source: str,
+    run: _Runner,
     seed: int,
     probe: Probe,
     runs: dict[str, RunResult],
@@ -242,12 +263,12 @@ def _behaviour(
     plain, mixed = runs["plain"].result, runs["mixed"].result
     tags = set()
     if not draws:
-        runs["rotated"] = box.run(source, probe.rotated, seed)
+        runs["rotated"] = run(probe.rotated, seed)
         if not _same(runs["rotated"].result, plain):
             tags.add(ORDER_DEPENDENT)
     if mixed is None or plain is None or (trace is not None and trace.reads_data):
         return tags | {DATA_DEPENDENT}
-    runs["summed"] = box.run(source, probe.summed, seed)
+    runs["summed"] = run(probe.summed, seed)
     if not _same(runs["summed"].result, {name: plain[name] + mixed[name] for name in plain}):
         tags.add(DATA_DEPENDENT)
     return tags

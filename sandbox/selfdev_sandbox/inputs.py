@@ -29,7 +29,6 @@ class Inputs:
                 raise SandboxError(f"task vector {number} has other names than task vector 0; all must be the same")
             for name, tensor in vector.items():
                 _check_input(number, name, tensor, first[name], device)
-        self.key = identity(vectors)
         self.keep = [dict(vector) for vector in vectors]  # holds the objects, so that the ids stay theirs
         self.names = list(first)
         self.tensors = [t.detach() for vector in self.keep for t in vector.values()]

@@ -25,6 +25,8 @@ from selfdev_sandbox.server import TensorServer
 from selfdev_sandbox.session import Session
 from selfdev_sandbox.spawn import Zygote
 
+_INPUTS_KEPT = 8  # one list of task vectors and the probes of a fingerprint
+
 _SELF_TEST = (
     ("def merge_models(t):\n    return {k: 2 * v for k, v in t[0].items()}", Status.OK),
     ("import os\ndef merge_models(t):\n    return t[0]", Status.VIOLATION),
@@ -63,7 +65,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._zygote: Zygote | None = None
         self._second: Zygote | None = None  # for `verify`; started when first needed
-        self._inputs: Inputs | None = None
+        self._inputs: dict[tuple[int, ...], Inputs] = {}  # the last few, in the order of their use
         self.layers: frozenset[str] = frozenset()
         self.level = "closed"
 
@@ -90,7 +92,8 @@ class Sandbox:
         for zygote in (self._zygote, self._second):
             if zygote is not None:
                 zygote.close()
-        self._zygote = self._second = self._inputs = None
+        self._zygote = self._second = None
+        self._inputs.clear()
         self.layers, self.level = frozenset(), "closed"
 
     def _test_programs(self) -> None:
@@ -104,7 +107,7 @@ class Sandbox:
                     f"the sandbox's self-test failed: a program that must end as '{wanted}' ended as "
                     f"'{outcome.status}' ({outcome.error})"
                 )
-        self._inputs = None
+        self._inputs.clear()
 
     # Running.
 
@@ -122,11 +125,12 @@ class Sandbox:
         Args:
             source: Python text that defines `entry(task_vectors)`.
             task_vectors: one mapping per source model, same names, shapes and dtypes; never changed. The same objects
-                given again are not checked again, so their values must not change in between.
+                given again are not checked again, so their values must not change in between (the last few lists are
+                kept alive for that; `forget` lets them go).
             seed: seeds every random draw; the same seed gives the same bits.
             entry: name of the function.
             verify: run an accepted program again, in a child of a second zygote (whose objects have other addresses);
-                other bits make it `nondeterministic`.
+                other bits, by 128-bit checksums of each tensor, make it `nondeterministic`. Memory holds one result.
             limits: budgets of this run instead of the box's.
 
         Returns:
@@ -140,27 +144,32 @@ class Sandbox:
             outcome = self._run(source, task_vectors, seed, entry, limits)
             if not verify or outcome.result is None:
                 return outcome
+            bits = validate.checksums(outcome.result)
+            outcome = replace(outcome, result=None)  # the second run needs its memory
             if self._second is None:
                 self._second = Zygote()
             again = self._run(source, task_vectors, seed, entry, limits, self._second)
-        if again.result is not None and validate.same_bits(outcome.result, again.result):
-            return replace(outcome, seconds=outcome.seconds + again.seconds)
+        seconds = outcome.seconds + again.seconds
+        if again.result is not None and validate.checksums(again.result) == bits:
+            return replace(outcome, result=again.result, seconds=seconds)
         told = (
             "a second run gave other values" if again.status is Status.OK else f"a second run ended as {again.status}"
         )
-        return replace(
-            outcome,
-            status=Status.NONDETERMINISTIC,
-            result=None,
-            error=printable(told if again.error is None else f"{told} ({again.error})"),
-            line=again.line,
-            seconds=outcome.seconds + again.seconds,
-        )
+        error = printable(told if again.error is None else f"{told} ({again.error})")
+        return replace(outcome, status=Status.NONDETERMINISTIC, error=error, line=again.line, seconds=seconds)
+
+    def forget(self) -> None:
+        """Let go of all task vectors."""
+        with self._lock:
+            self._inputs.clear()
 
     def _register(self, vectors: Sequence[Mapping[str, torch.Tensor]]) -> Inputs:
-        if self._inputs is None or self._inputs.key != identity(vectors):
-            self._inputs = Inputs(vectors, self.device)
-        return self._inputs
+        key = identity(vectors)
+        inputs = self._inputs.pop(key, None) or Inputs(vectors, self.device)
+        self._inputs[key] = inputs
+        while len(self._inputs) > _INPUTS_KEPT:
+            del self._inputs[next(iter(self._inputs))]
+        return inputs
 
     def _run(
         self,

@@ -67,9 +67,34 @@ def own_copies(result: Mapping[str, torch.Tensor], shared: set[int]) -> dict[str
 def same_bits(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     """Whether two results agree in names, shapes, dtypes and every bit (0.0 and -0.0 differ)."""
     return list(a) == list(b) and all(
-        a[n].dtype == b[n].dtype and a[n].shape == b[n].shape and torch.equal(_bytes(a[n]), _bytes(b[n])) for n in a
+        a[n].dtype == b[n].dtype and a[n].shape == b[n].shape and torch.equal(_bits(a[n]), _bits(b[n])) for n in a
     )
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def checksums(result: Mapping[str, torch.Tensor]) -> list[tuple[str, str, tuple[int, ...], int, int]]:
+    """Name, dtype, shape and two sums over the bits of each tensor, on its device; 0.0 and -0.0 differ.
+
+    The sums wrap at 64 bits: one of the elements' bits as integers, one of the same weighted by odd numbers that grow
+    with the position, so that neither a changed element nor two exchanged ones go unseen.
+    """
+    return [(name, str(t.dtype), tuple(t.shape), *_sums(t)) for name, t in result.items()]
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 20
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(_INTEGERS[tensor.element_size()])
+
+
+def _sums(tensor: torch.Tensor) -> tuple[int, int]:
+    flat = _bits(tensor)
+    plain = torch.zeros((), dtype=torch.int64, device=flat.device)
+    weighted = plain.clone()
+    odd = torch.arange(1, 2 * min(_CHUNK, flat.numel()), 2, device=flat.device)
+    for number, part in enumerate(torch.split(flat, _CHUNK)):
+        bits = part.long()
+        plain += bits.sum()
+        weighted += ((odd[: len(bits)] + 2 * _CHUNK * number) * (bits ^ (bits << 29))).sum()
+    return int(plain), int(weighted)

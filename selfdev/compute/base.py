@@ -14,8 +14,11 @@ class Worker(Protocol):
     isolation: str  # level of the sandbox: "full", or what is missing
 
     def run(self, program: MergeProgram, prompts: Sequence[str], known: Container[str]) -> Outcome:
-        """Run a program in the sandbox and, if its result is valid and its hash not in `known`, answer the prompts.
+        """Run a program in the sandbox and, if its result is valid and new, answer the prompts.
 
-        The seed's weights are back in place when this returns or raises. A failing program is an outcome, not an error.
+        `known` holds fingerprints and result hashes of earlier programs. A program with a known fingerprint is not run
+        on the task vectors (its outcome has no result hash); one with a known result hash is not answered. Accepted
+        programs have been run twice, with the same bits. The seed's weights are back in place when this returns or
+        raises. A failing program is an outcome, not an error.
         """
         ...

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from selfdev_sandbox import Sandbox
+from selfdev_sandbox import Probe, Sandbox
+from selfdev_sandbox.fingerprint import Fingerprint, fingerprint
 
 from selfdev.errors import StageError
 from selfdev.evaluators.base import Evaluator
 from selfdev.types import Completion, ExecutionStatus, MergeProgram, Outcome
+
+PROBE_SECONDS = 5.0  # limit of one run on a probe
+PROBE_SEED = 0  # the same for all programs, so that their digests compare
 
 
 class LocalWorker:
@@ -25,27 +30,42 @@ class LocalWorker:
         self._sandbox = sandbox
         self._evaluator = evaluator
         self._task_vectors = task_vectors
+        self._probe: Probe | None = None
         self.isolation = sandbox.level
 
     def run(self, program: MergeProgram, prompts: Sequence[str], known: Container[str]) -> Outcome:
         """See `Worker.run`."""
-        ran = self._sandbox.run(program.source, self._task_vectors, seed=program.seed)
-        status = ExecutionStatus(str(ran.status))
+        mark = self._fingerprint(program.source, known)
+        if mark.digest in known:
+            return Outcome(ExecutionStatus.OK, fingerprint=mark.digest)
+        ran = self._sandbox.run(program.source, self._task_vectors, seed=program.seed, verify=True)
+        outcome = Outcome(ExecutionStatus(str(ran.status)), ran.error, ran.line, None, ran.operations, ran.peak_bytes)
         if ran.result is None:
-            return Outcome(status, ran.error, ran.line, None, ran.operations, ran.peak_bytes)
-        digest, operations, peak = result_hash(ran.result), ran.operations, ran.peak_bytes
-        if digest in known:
-            return Outcome(status, None, None, digest, operations, peak)
+            return outcome
+        tags = tuple(sorted(mark.tags))
+        outcome = replace(outcome, result_hash=result_hash(ran.result), fingerprint=mark.digest, tags=tags)
+        if outcome.result_hash in known:
+            return outcome
         try:
             self._evaluator.apply(ran.result)
         except ValueError as refused:  # seed + merged overflows the seed's dtype, though merged itself is finite
-            return Outcome(ExecutionStatus.INVALID, str(refused)[:500], None, None, operations, peak)
+            return replace(
+                outcome, status=ExecutionStatus.INVALID, error=str(refused)[:500], result_hash=None, fingerprint=None
+            )
         del ran  # one task vector less while the engine needs its cache
-        return Outcome(status, None, None, digest, operations, peak, self._answer(prompts))
+        return replace(outcome, completions=self._answer(prompts))
 
     def forget(self) -> None:
         """Let go of the task vectors; the worker cannot run programs afterwards."""
         self._task_vectors = ()
+        self._sandbox.forget()
+
+    def _fingerprint(self, source: str, known: Container[str]) -> Fingerprint:
+        if self._probe is None:
+            self._probe = Probe.like(self._task_vectors)
+        limits = self._sandbox.limits
+        limits = replace(limits, seconds=min(PROBE_SECONDS, limits.seconds))
+        return fingerprint(self._sandbox, source, PROBE_SEED, self._probe, known, limits)
 
     def _answer(self, prompts: Sequence[str]) -> tuple[Completion, ...]:
         try:

@@ -45,6 +45,7 @@ def algorithm_text(candidate: ScoredCandidate, row: CandidateRow, rank: int, rep
         "rank": f"{rank} of this iteration's scored programs",
         "dev": f"{candidate.correct}/{candidate.total} = {candidate.score:.4f}",
         "status": str(candidate.status),
+        "tags": ", ".join(row.tags) or "none",
         "generator checkpoint": row.checkpoint,
         "temperature": f"{row.temperature:g}",
         "sampling seed": str(row.sample_seed),

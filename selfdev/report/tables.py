@@ -26,7 +26,8 @@ def iteration_summary(store: Store, iteration: int) -> RenderableType:
     """What one iteration drew, what became of it, and what the generator learned from it."""
     candidates = store.scored(iteration)
     record = next((r for r in store.iterations() if r["iteration"] == iteration), None)
-    parts: list[RenderableType | None] = [_funnel(candidates), _failures(candidates), _histogram(candidates)]
+    parts: list[RenderableType | None] = [_funnel(candidates), _failures(candidates), _kinds(store, iteration)]
+    parts.append(_histogram(candidates))
     parts.append(_best_so_far(store, iteration))
     if record is not None:
         parts.append(_training(store, iteration, record["train"]))
@@ -57,6 +58,17 @@ def _failures(candidates: Sequence[ScoredCandidate]) -> Text | None:
     if not kinds:
         return None
     return Text("failures: " + " · ".join(f"{kind} {count}" for kind, count in kinds.most_common()), style="dim")
+
+
+def _kinds(store: Store, iteration: int) -> Text | None:
+    """Tags of the scored programs, and how many of these are not ranked."""
+    rows = [r for r in store.candidates(iteration, "generated") if r.result_hash and r.duplicate_of is None]
+    tags = Counter(tag for row in rows for tag in row.tags)
+    said = " · ".join(f"{tag} {count}" for tag, count in sorted(tags.items()))
+    refused = sum(row.refused is not None for row in rows)
+    if refused:
+        said += f"\nnot ranked, too many answers cut by the token limit: {refused}"
+    return Text("kinds: " + said, style="dim") if said else None
 
 
 def _histogram(candidates: Sequence[ScoredCandidate]) -> Text:
@@ -219,6 +231,11 @@ def _facts(store: Store, row: CandidateRow) -> dict[str, str]:
     }
     if row.error:
         facts["error"] = row.error
+    if row.refused:
+        facts["not ranked"] = row.refused
+    original = store.candidate(row.duplicate_of) if row.duplicate_of else row
+    if original.tags:
+        facts["kind of merge"] = ", ".join(original.tags)
     for split in (Split.DEV, Split.TEST):
         counted = store.counts(split).get(row.id)
         if counted is not None:
@@ -243,7 +260,8 @@ def _describe(counted: Score) -> str:
     low, high = counted.interval
     return (
         f"{counted.correct}/{counted.total} = {counted.correct / counted.total:.3f} [{low:.3f}, {high:.3f}], "
-        f"{counted.truncated} truncated, {counted.unparsable} unparsable"
+        f"{counted.truncated} truncated, {counted.unparsable} unparsable, {counted.empty} empty, "
+        f"{counted.repetitive} repetitive" + (f", {counted.timed_out} timed out" if counted.timed_out else "")
     )
 
 

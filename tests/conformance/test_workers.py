@@ -71,6 +71,16 @@ def test_a_known_result_is_not_answered_again(worker: Worker) -> None:
     assert again.completions is None
 
 
+def test_a_known_fingerprint_is_not_run_again(worker: Worker) -> None:
+    first = worker.run(program(MEAN), PROMPTS, known=())
+    assert first.fingerprint is not None
+    assert first.tags
+    again = worker.run(program(MEAN, "c" * 12), PROMPTS, known={first.fingerprint})
+    assert again.status is ExecutionStatus.OK
+    assert again.fingerprint == first.fingerprint
+    assert (again.result_hash, again.completions, again.operations) == (None, None, 0)
+
+
 def test_a_failing_program_is_an_outcome_and_the_next_one_is_unharmed(worker: Worker) -> None:
     before = worker.run(program(MEAN), PROMPTS, known=())
     failed = worker.run(program(BROKEN), PROMPTS, known=())
@@ -88,6 +98,37 @@ def test_prompts_come_back_in_order(worker: Worker) -> None:
     assert backward is not None
     if not isinstance(worker, ScriptedWorker):  # the fake is right on the first prompts, whichever they are
         assert [c.text for c in forward] == [c.text for c in backward[::-1]]
+
+
+def test_programs_that_compute_the_same_share_a_fingerprint_and_tags_say_what_it_is(local: LocalWorker) -> None:
+    sources = [
+        "def merge_models(tvs):\n    n = len(tvs)\n    return {k: sum(t[k] for t in tvs) / n for k in tvs[0]}\n",
+        "def merge_models(tvs):\n    return {k: 0.25 * tvs[0][k] for k in tvs[0]}\n",
+        "def merge_models(tvs):\n    return {k: tvs[0][k] * (tvs[0][k] > 0) for k in tvs[0]}\n",
+    ]
+    same, scaled, masked = (local.run(program(s), PROMPTS, known=()) for s in sources)
+    mean = local.run(program(MEAN), PROMPTS, known=())
+    assert same.fingerprint == mean.fingerprint
+    assert mean.tags == ("linear",)
+    assert scaled.tags == ("linear", "order-dependent")
+    assert masked.tags == ("data-dependent", "order-dependent", "sparse")
+    assert len({same.fingerprint, scaled.fingerprint, masked.fingerprint}) == 3
+
+
+def test_accepted_programs_are_run_twice(local: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program whose second run gives other bits is no algorithm: here the sandbox's own seed moves between runs."""
+    source = "import torch\ndef merge_models(t):\n    return {k: v * torch.rand(()) for k, v in t[0].items()}\n"
+    assert local.run(program(source), PROMPTS, known=()).status is ExecutionStatus.OK
+    real, calls = Sandbox._run, iter(range(100))
+
+    def drifting(self, source, vectors, seed, *rest):
+        return real(self, source, vectors, seed + next(calls), *rest)
+
+    monkeypatch.setattr(Sandbox, "_run", drifting)
+    outcome = local.run(program(source), PROMPTS, known=())
+    assert outcome.status is ExecutionStatus.NONDETERMINISTIC
+    assert outcome.completions is None
+    assert "other values" in (outcome.error or "")
 
 
 def test_the_merge_is_what_plain_pytorch_computes(local: LocalWorker, tmp_path: Path) -> None:

@@ -178,7 +178,15 @@ def test_what_fails_on_the_plain_probe_has_no_duplicates(probe: Probe, body: str
         found = mark(box, probe, body)
     assert found.digest is None
     assert found.tags == frozenset()
-    assert found.outcomes[0] == ("plain", status)
+    assert found.outcomes == (("plain", status),)  # it is not run on the others
+
+
+def test_limits_of_a_fingerprint_are_its_own(quick: Sandbox, probe: Probe) -> None:
+    found = fingerprint(
+        quick, "def merge_models(t):\n    while True:\n        pass", 0, probe, limits=Limits(seconds=0.2)
+    )
+    assert found.outcomes == (("plain", Status.TIMEOUT),)
+    assert found.seconds < 5
 
 
 def test_a_failure_on_a_special_probe_is_part_of_the_digest(quick: Sandbox, probe: Probe) -> None:

@@ -3,7 +3,9 @@ PyTorch; with every layer in turn switched off. The files are data: hostile ones
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from selfdev_sandbox import Limits, Sandbox, Status, spawn
 from selfdev_sandbox.corpus import Checker, header, programs
 from selfdev_sandbox.selftest import LAYERS
-from selfdev_sandbox.validate import same_bits
+from selfdev_sandbox.validate import checksums, same_bits
 
 from tests.sandbox.conftest import make_vectors
 
@@ -195,6 +197,42 @@ def test_hostile_runs_do_not_change_a_later_honest_one(checkers: dict[bool, Chec
     assert other is not None
     assert same_bits(before, after)
     assert not same_bits(before, other)
+
+
+def test_checksums_see_every_change() -> None:
+    """One bit, two exchanged elements, two exchanged tensors, another shape or dtype; equal bits give equal sums."""
+    base = {"a": torch.arange(12, dtype=torch.float32).view(3, 4), "b": torch.ones(5, dtype=torch.bfloat16)}
+    assert checksums(base) == checksums({n: t.clone() for n, t in base.items()})
+    bit = base["a"].clone()
+    bit.view(torch.int32)[1, 1] ^= 1
+    swapped = base["a"].clone()
+    swapped[0, 0], swapped[2, 3] = base["a"][2, 3], base["a"][0, 0]
+    for other in (bit, swapped, base["a"].view(4, 3), base["a"].double(), -base["a"], torch.zeros(3, 4)):
+        assert checksums({"a": other, "b": base["b"]}) != checksums(base)
+    assert checksums({"b": base["b"], "a": base["a"]}) != checksums(base)
+    long = torch.zeros((1 << 20) + 3)
+    moved = long.clone()
+    long[2], moved[(1 << 20) + 2] = 1.0, 1.0  # the same place in another chunk
+    assert checksums({"a": long}) != checksums({"a": moved})
+
+
+def test_the_last_lists_of_task_vectors_are_kept_and_forgotten() -> None:
+    """Ids may come again for other tensors only once the earlier ones are gone; the box holds what it has checked."""
+    source = "def merge_models(t):\n    return {k: v + 1 for k, v in t[0].items()}"
+    with Sandbox() as box:
+        for value in range(1, 20):
+            outcome = box.run(source, [{"w": torch.full((3,), float(value))}], 0)
+            assert outcome.result is not None
+            assert outcome.result["w"].tolist() == [value + 1.0] * 3
+        kept = torch.ones(2)
+        reference = weakref.ref(kept)
+        assert box.run(source, [{"w": kept}], 0).status is Status.OK
+        del kept
+        gc.collect()
+        assert reference() is not None
+        box.forget()
+        gc.collect()
+        assert reference() is None
 
 
 def test_a_program_that_depends_on_addresses_is_nondeterministic(checkers: dict[bool, Checker]) -> None:

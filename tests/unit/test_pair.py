@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,3 +87,13 @@ def test_chosen_is_always_better_and_only_scored_programs_are_chosen(current, ea
         assert bad.iteration == 2
         assert (bad.score is None and failures == "reject") or p.chosen_score > p.rejected_score
     assert len(set(ids(pairs))) == len(pairs)
+
+
+def test_a_refused_program_is_never_chosen_but_may_be_rejected() -> None:
+    """Best of all by score, but most of its answers were cut short; and one of the same kind at the bottom."""
+    refused = [replace(scored(i, correct), refused="too long") for i, correct in ((0, 99), (1, 1))]
+    current = [*refused, scored(2, 50), scored(3, 40)]
+    assert [c.index for c in ranked(current)] == [2, 3]
+    pairs = pair("p", current, [], PairConfig(chosen_share=0.5, rejected_share=0.25))
+    assert [(p.chosen_id, p.rejected_id) for p in pairs] == [("id1-2", "id1-1")]
+    assert pair("p", [replace(scored(5, 10), iteration=2)], refused, PairConfig(elites=1)) == []

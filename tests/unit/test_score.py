@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from selfdev.grading.base import Grade
-from selfdev.score import score, summarise
+from selfdev.score import ends_in_loop, refusal, score, summarise
 from selfdev.types import Completion, Question
 
 
@@ -45,3 +45,39 @@ def test_nothing_asked_is_no_score() -> None:
 def test_a_missing_completion_is_a_bug_not_a_wrong_answer() -> None:
     with pytest.raises(ValueError, match="3 completions for 4 questions"):
         score(QUESTIONS, COMPLETIONS[:3], grade)
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("", False),
+        ("3 + 4 = 7\n#### 7", False),
+        ("0" * 39, False),
+        ("0" * 40, True),
+        ("The answer is 4." + " 4 4 4 4" * 6 + "\n\n", True),
+        ("so x = 1. " * 3, False),  # three turns
+        ("so x = 1. " * 5, True),
+        ("so x = 1. " * 5 + "#### 1", False),  # it found its way out
+        ("abcdefghij" * 20 + "x" + "abcdefghij" * 2, False),
+    ],
+)
+def test_a_loop_at_the_end_is_seen(text: str, loops: bool) -> None:
+    assert ends_in_loop(text) is loops
+
+
+def test_summary_counts_empty_and_repetitive_answers() -> None:
+    texts = [" \n", "1 " * 40, "#### 3", ""]
+    result = summarise(score(QUESTIONS, [Completion(t, 1, truncated=False) for t in texts], grade))
+    assert (result.empty, result.repetitive, result.timed_out) == (2, 1, 0)
+
+
+def test_a_comparison_that_took_too_long_is_counted() -> None:
+    answers = score(QUESTIONS, COMPLETIONS, lambda text, gold: Grade(text, False, timed_out=text == "7"))
+    assert summarise(answers).timed_out == 1
+
+
+def test_too_many_cut_answers_are_refused_with_the_number() -> None:
+    answers = score(QUESTIONS, COMPLETIONS, grade)  # three of four are cut
+    assert refusal(answers, 0.75) is None
+    assert refusal(answers, 0.74) == "3 of 4 answers were cut by the token limit (evaluate.max_truncated 0.74)"
+    assert refusal([], 0.0) is None

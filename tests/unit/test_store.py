@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from selfdev.errors import RunError
+from selfdev.migrations import MIGRATIONS
 from selfdev.score import Score
 from selfdev.store import Store
 from selfdev.types import Completion, ExecutionStatus, Outcome, PreferencePair, Split
@@ -55,6 +57,28 @@ def test_no_score_is_none_and_a_duplicate_has_its_originals(store: Store) -> Non
     assert store.counts(Split.DEV)[first.id] == Score.of(correct=1, total=3, truncated=1, unparsable=1)
     assert store.counts(Split.TEST) == {}
     assert store.known_results() == {"h": first.id}
+
+
+def test_a_fingerprint_stands_for_the_original(store: Store) -> None:
+    store.add_candidates([row(0), row(1), row(2)])
+    marked = replace(ok("h"), fingerprint="f", tags=("linear", "order-dependent"))
+    store.record_outcome(row(0).id, marked, None)
+    store.record_outcome(row(1).id, Outcome(ExecutionStatus.OK, fingerprint="f"), row(0).id)
+    store.record_outcome(row(2).id, replace(ok("h"), fingerprint="g"), row(0).id)  # other probes, same real bits
+    assert store.known_results() == {"h": row(0).id, "f": row(0).id, "g": row(0).id}
+    assert store.candidate(row(0).id).tags == ("linear", "order-dependent")
+    assert store.candidate(row(1).id).tags == ()
+
+
+def test_why_a_program_is_not_ranked_is_kept(store: Store) -> None:
+    store.add_candidates([row(0)])
+    store.record_outcome(row(0).id, ok("h"), None, "3 of 3 answers were cut")
+    store.add_answers(row(0).id, [replace(answer(0, True), repetitive=True), replace(answer(1, False), timed_out=True)])
+    assert store.scored(1)[0].refused == "3 of 3 answers were cut"
+    assert store.scored(1)[0].score == 0.5
+    counts = store.counts(Split.DEV)[row(0).id]
+    assert (counts.repetitive, counts.timed_out, counts.empty) == (1, 1, 0)
+    assert store.answers(row(0).id, Split.DEV)[0].repetitive
 
 
 def test_dev_and_test_answers_are_kept_apart(store: Store) -> None:
@@ -140,6 +164,34 @@ def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(RunError, match="newer selfdev"):
         Store(path)
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Made by the first step alone, with a row in each changed table; afterwards it works like a new one."""
+    path = tmp_path / "store.sqlite"
+    db = sqlite3.connect(path)
+    name, step = MIGRATIONS[0]
+    db.row_factory = sqlite3.Row
+    step(db)
+    db.execute("CREATE TABLE migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)")
+    db.execute("INSERT INTO migration VALUES (?, 'then')", (name,))
+    db.execute("INSERT INTO question VALUES ('dev-0', 'dev', 0, 'h', 'add'), ('dev-1', 'dev', 1, 'h', 'add')")
+    db.execute(
+        """INSERT INTO candidate VALUES ('c1', 'generated', '', 1, 0, 'base', 1.2, '5', 'text', 'source', 3, 2.0, 0,
+           '7', 'ok', NULL, NULL, 4, 100, 'hash', NULL)"""
+    )
+    db.execute(
+        "INSERT INTO answer VALUES ('c1', 'dev-0', ' #### 1', 3, 0, '1', 1), ('c1', 'dev-1', ' \n', 3, 1, NULL, 0)"
+    )
+    db.commit()
+    db.close()
+    store = Store(path)
+    assert (store.candidate("c1").fingerprint, store.candidate("c1").tags) == (None, ())
+    assert store.counts(Split.DEV)["c1"] == Score.of(1, 2, truncated=1, unparsable=1, empty=1)
+    store.add_candidates([row(1)])
+    store.record_outcome(row(1).id, replace(ok("h2"), fingerprint="f"), None)
+    assert store.known_results() == {"hash": "c1", "h2": row(1).id, "f": row(1).id}
+    store.close()
 
 
 def test_reading_does_not_make_a_store(tmp_path: Path) -> None:

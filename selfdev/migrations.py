@@ -1,0 +1,56 @@
+"""The store's tables, as numbered steps: a store of any earlier version is brought up to date when it is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+
+
+def _m001_first(db: sqlite3.Connection) -> None:
+    for statement in (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+        """CREATE TABLE question (
+            id TEXT PRIMARY KEY, split TEXT NOT NULL, position INTEGER NOT NULL, prompt_hash TEXT NOT NULL,
+            skill TEXT NOT NULL, UNIQUE (split, position)) STRICT""",
+        """CREATE TABLE candidate (
+            id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, iteration INTEGER NOT NULL,
+            idx INTEGER NOT NULL, checkpoint TEXT NOT NULL, temperature REAL, sample_seed TEXT, text TEXT NOT NULL,
+            source TEXT, tokens INTEGER NOT NULL, nll REAL NOT NULL, truncated INTEGER NOT NULL,
+            execution_seed TEXT NOT NULL, status TEXT, error TEXT, line INTEGER, operations INTEGER NOT NULL DEFAULT 0,
+            peak_bytes INTEGER NOT NULL DEFAULT 0, result_hash TEXT, duplicate_of TEXT REFERENCES candidate (id),
+            UNIQUE (kind, iteration, idx)) STRICT""",
+        "CREATE INDEX candidate_result ON candidate (result_hash)",
+        """CREATE TABLE answer (
+            candidate_id TEXT NOT NULL REFERENCES candidate (id), question_id TEXT NOT NULL REFERENCES question (id),
+            text TEXT NOT NULL, tokens INTEGER NOT NULL, truncated INTEGER NOT NULL, extracted TEXT,
+            correct INTEGER NOT NULL, PRIMARY KEY (candidate_id, question_id)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE pair (
+            iteration INTEGER NOT NULL, position INTEGER NOT NULL, chosen_id TEXT NOT NULL REFERENCES candidate (id),
+            rejected_id TEXT NOT NULL REFERENCES candidate (id), chosen_score REAL NOT NULL, rejected_score REAL,
+            PRIMARY KEY (iteration, position)) STRICT""",
+        """CREATE TABLE iteration (
+            iteration INTEGER PRIMARY KEY, temperature REAL NOT NULL, train TEXT NOT NULL, gap TEXT NOT NULL) STRICT""",
+        "CREATE TABLE winner (role TEXT PRIMARY KEY, candidate_id TEXT NOT NULL REFERENCES candidate (id)) STRICT",
+        """CREATE TABLE opening (
+            id INTEGER PRIMARY KEY, opened_at TEXT NOT NULL, candidates TEXT NOT NULL, questions INTEGER NOT NULL)
+            STRICT""",
+        """CREATE TABLE phase (
+            iteration INTEGER NOT NULL, name TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (iteration, name))
+            STRICT""",
+    ):
+        db.execute(statement)
+
+
+def _m002_fingerprints(db: sqlite3.Connection) -> None:
+    for statement in (
+        "ALTER TABLE candidate ADD COLUMN fingerprint TEXT",
+        "ALTER TABLE candidate ADD COLUMN tags TEXT NOT NULL DEFAULT ''",  # separated by blanks
+        "ALTER TABLE candidate ADD COLUMN refused TEXT",
+        "ALTER TABLE answer ADD COLUMN empty INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE answer ADD COLUMN repetitive INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE answer ADD COLUMN timed_out INTEGER NOT NULL DEFAULT 0",
+        "UPDATE answer SET empty = (trim(text, ' ' || char(9, 10, 13)) = '')",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS = (("001_first", _m001_first), ("002_fingerprints", _m002_fingerprints))
