@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -20,6 +20,7 @@ from selfdev.errors import UsageError
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+SectionT = TypeVar("SectionT", bound="Section")
 ModelRef = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -36,15 +37,28 @@ class ModelsConfig(Section):
     sources: Annotated[tuple[ModelRef, ...], Field(min_length=1, max_length=16)] = ()
     scope: Literal["all", "mlp"] | tuple[str, ...] = "all"  # which parameters: all, the MLPs (paper), or glob patterns
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    # Where task vectors lie and merge programs run: beside the engine, or in main memory (slower, for small devices).
+    merge_on: Literal["device", "host"] = "device"
 
 
 class TaskConfig(Section):
-    """What the merged models are asked."""
+    """What the merged models are asked. Settings that a task does not have are refused when it is loaded."""
 
-    name: Literal["arithmetic", "gsm8k"] = "arithmetic"
-    data: str | None = None  # local JSONL file; None: generated (arithmetic) or the hub (gsm8k)
+    name: Literal["arithmetic", "gsm8k", "hendrycks_math", "jsonl"] = "arithmetic"
+    data: str | None = None  # test rows: .jsonl, .jsonl.gz or .parquet; None: generated (arithmetic) or the hub
+    train_data: str | None = None  # train rows, likewise: for dev_from, lm-eval's shots, to look for near-duplicates
+    dev_from: Literal["test", "train"] = "test"  # the split that dev is drawn from (paper: test); test questions: test
     dev_size: PositiveInt = 100
-    test_size: PositiveInt = 1000
+    test_size: PositiveInt | Literal["rest"] = 1000  # rest: every question that is not in dev
+    subjects: tuple[str, ...] = ()  # hendrycks_math: these only; none: all seven
+    dev_subjects: tuple[str, ...] = ()  # hendrycks_math: dev has equally many of each of these; none: of `subjects`
+    grader: str | None = None  # None: the task's own; see `selfdev grade --help`
+    protocol: Literal["search", "lm-eval"] = "search"  # one frozen few-shot prefix, or lm-eval 0.4.13's exact prompts
+    chat_template: bool = False  # wrap each prompt, few-shot prefix included, as one user message
+    shots: Annotated[int, Field(ge=0)] | None = None  # worked problems before a question; None: the task's number
+    shots_file: str | None = None  # worked problems: JSON list with question and answer; None: the task's own
+    question_fields: tuple[str, ...] = ()  # jsonl: joined by a blank; dots reach into objects; none: question
+    answer_field: str | None = None  # jsonl; None: answer
 
 
 class EvaluateConfig(Section):
@@ -77,6 +91,15 @@ class SandboxConfig(Section):
     seconds: Annotated[float, Field(gt=0.0)] = 10.0
     operations: PositiveInt = 20_000
     allow_missing: tuple[str, ...] = ()  # isolation layers this machine may lack; recorded in the store
+
+
+class VllmConfig(Section):
+    """The engine of `evaluate.engine` or `generate.engine` = vllm. How many sequences run at once is `batch_size`."""
+
+    kv_cache_bytes: PositiveInt | None = None  # None: as the next key says on CUDA, 2 GiB on CPU
+    gpu_memory_utilization: Share = 0.9  # of the memory that is free when the engine starts; CUDA
+    max_model_len: PositiveInt | None = None  # longest prompt and completion in tokens; None: the model's context
+    enforce_eager: bool = False  # CUDA without graphs: starts sooner, answers more slowly
 
 
 class PairConfig(Section):
@@ -121,6 +144,7 @@ class RunConfig(Section):
     generate: GenerateConfig = GenerateConfig()
     sandbox: SandboxConfig = SandboxConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    vllm: VllmConfig = VllmConfig()
     pair: PairConfig = PairConfig()
     train: TrainConfig = TrainConfig()
     gap: GapConfig = GapConfig()
@@ -162,6 +186,18 @@ def load_config(
         return RunConfig.model_validate_json(json.dumps(values, default=str))  # TOML dates become text and are refused
     except ValidationError as error:
         raise UsageError(_describe(error)) from None
+
+
+def section_from(section: type[SectionT], table: str, /, **values: Any) -> SectionT:
+    """One table of the configuration from plain values, for commands that need no whole one.
+
+    Raises:
+        UsageError: a value that the table does not allow; the key is named as TABLE.KEY.
+    """
+    try:
+        return section.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UsageError(_describe(error, table)) from None
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -221,17 +257,24 @@ def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     table[last] = value
 
 
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("literal[", "tuple[")))
+def _describe(error: ValidationError, *inside: str) -> str:
+    errors = error.errors()
+    first, where = errors[0], _dotted((*inside, *errors[0]["loc"]))
+    same = [e for e in errors if _dotted((*inside, *e["loc"])) == where]  # one for each kind of value that it may have
     given = repr(first["input"])
     if len(given) > 80:
         given = given[:77] + "..."
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(errors) - len(same)} more)" if len(errors) > len(same) else ""
     if first["type"] == "extra_forbidden":
         return f"unknown configuration key {where!r}{_suggest(where)}{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = " or ".join(dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in same))
     return f"configuration key {where!r} got {given}: {message}{more}" if where else f"configuration: {message}{more}"
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    """A place in the configuration, without the names of the kinds of values that it may have."""
+    kinds = ("literal[", "tuple[", "constrained-")
+    return ".".join(str(part) for part in path if not str(part).startswith(kinds))
 
 
 def _suggest(dotted: str) -> str:

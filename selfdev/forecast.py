@@ -28,7 +28,8 @@ class Forecast:
     baseline_evaluations: int
     candidate_evaluations: int  # at most: every sample valid and new
     questions: int  # per evaluation
-    test_evaluations: int
+    test_questions: int
+    test_evaluations: int  # of the winners, in units of a dev evaluation
     evaluation_seconds: float  # measured, one evaluation
     sample_seconds: float  # measured, one sample
     train_seconds: float  # estimated, all DPO stages
@@ -72,6 +73,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
         baseline_evaluations=len(rows),
         candidate_evaluations=config.iterations * config.generate.samples,
         questions=len(parts.task.dev),
+        test_questions=len(parts.task.test),
         test_evaluations=max(1, round(3 * len(parts.task.test) / len(parts.task.dev))),
         evaluation_seconds=evaluation_seconds,
         sample_seconds=sampling / count,

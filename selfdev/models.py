@@ -1,5 +1,8 @@
 """References to models, and how they are opened: `zoo:NAME`, `smollm2`, a local directory, or a hub id.
 
+A hub id may be pinned: `org/name@revision` (branch, tag or commit). Within a process an id is looked up once, so that
+all its files come from one commit.
+
 Every kind of reference ends as one standard directory (config.json, tokenizer, safetensors), so that seeds, sources and
 generators all come in by the same door. Left out: pickled weights (`.bin`, `.pt`), which run code when opened, and
 models that bring their own code.
@@ -34,13 +37,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from selfdev.errors import ModelError
+from selfdev.errors import ModelError, StageError
 
 ZOO_PREFIX = "zoo:"
 SMOLLM2 = "smollm2"
 
 _ZOO_ROOT = Path(__file__).parent / "zoo" / "models"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+(/[\w.-]+)*)?")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _FINGERPRINTED = ("config.json", "generation_config.json", "tokenizer.json")
 # What the loaders of transformers are known to raise on a directory that is not what it should be.
@@ -78,13 +81,40 @@ def local_directory(ref: str) -> Path:
     return path if path.is_dir() else _checked(_download(resolved), ref)
 
 
+def hub_commit(ref: str) -> str | None:
+    """The commit that a hub id stands for in this process; None for every other kind of reference.
+
+    Raises:
+        ModelError: as `local_directory`.
+    """
+    if Path(resolve(ref)).is_dir():
+        return None
+    directory = local_directory(ref)
+    return directory.name if directory.parent.name == "snapshots" else None  # the layout of the hub's cache
+
+
 def load_config(ref: str) -> PretrainedConfig:
     """The configuration of a causal language model.
 
     Raises:
         ModelError: no such model, unreadable configuration, or another kind of model.
     """
-    directory = local_directory(ref)
+    return _causal_config(ref, local_directory(ref))
+
+
+def peek_config(ref: str) -> PretrainedConfig | None:
+    """The configuration of a model whose weights need not be here: of a hub id only config.json is fetched.
+
+    None where the hub does not serve it now; everything else fails as in `load_config`.
+    """
+    resolved = resolve(ref)
+    if Path(resolved).is_dir():
+        return load_config(ref)
+    file = _hub_file(resolved, "config.json")
+    return None if file is None else _causal_config(ref, file.parent)
+
+
+def _causal_config(ref: str, directory: Path) -> PretrainedConfig:
     with _loading(ref, "its config.json cannot be read"):
         config: PretrainedConfig = AutoConfig.from_pretrained(directory)
     architectures = config.architectures or []
@@ -108,6 +138,7 @@ def load_causal_lm(
 
     Raises:
         ModelError: the directory is incomplete, truncated or not a causal language model.
+        StageError: the device has no room for it.
     """
     config = load_config(ref)
     directory = local_directory(ref)
@@ -126,7 +157,13 @@ def load_causal_lm(
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(f"model {ref!r}: the tokenizer has {len(tokenizer)} tokens, the embedding only {rows} rows")
-    return model.to(device).eval(), tokenizer
+    try:
+        return model.to(device).eval(), tokenizer
+    except torch.OutOfMemoryError as error:
+        raise StageError(
+            f"the device has no room for {ref!r} ({model.num_parameters() / 1e9:.2f}e9 parameters, {model.dtype}); "
+            "`selfdev plan` names settings that fit"
+        ) from error
 
 
 def load_tokenizer(ref: str) -> PreTrainedTokenizerBase:
@@ -160,8 +197,13 @@ def parameter_groups(ref: str) -> dict[str, tuple[torch.Size, tuple[str, ...]]]:
 
     The model is built without memory, on the meta device; nothing is read but the configuration.
     """
-    config = load_config(ref)
-    with _loading(ref, "its architecture cannot be built"), torch.device("meta"):
+    with _loading(ref, "its architecture cannot be built"):
+        return groups_of(load_config(ref))
+
+
+def groups_of(config: PretrainedConfig) -> dict[str, tuple[torch.Size, tuple[str, ...]]]:
+    """As `parameter_groups`, for a configuration."""
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     names: dict[int, list[str]] = {}
@@ -233,17 +275,32 @@ def _checked(path: Path, ref: str) -> Path:
     return path
 
 
+@lru_cache(maxsize=64)  # a branch that moves meanwhile must not mix two commits in one run
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    repository, _, revision = hub_id.partition("@")
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_HUB_PATTERNS))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
         raise ModelError(
             f"model {hub_id!r} is no directory here and the hub did not serve it ({type(error).__name__}); give the "
-            f"path of a model directory, or fetch it into the Hugging Face cache first: hf download {hub_id}"
+            f"path of a model directory, or fetch it into the Hugging Face cache first: {command}"
         ) from error
+
+
+def _hub_file(hub_id: str, name: str) -> Path | None:
+    """One file of a hub id, from the cache or the hub; None where neither has it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    repository, _, revision = hub_id.partition("@")
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
+        return None
 
 
 def _weight_files(ref: str) -> dict[str, Path]:

@@ -1,4 +1,7 @@
-"""Task vectors: source minus seed, read tensor by tensor from two checkpoints, never two whole models at once.
+"""Task vectors: source minus seed, read tensor by tensor; no whole model is ever held, the seed is read once for all.
+
+Nothing is kept between phases: a phase lasts far longer than its reading, the system's page cache holds the files where
+there is memory to spare, and the trainer in between needs what there is.
 
 Differences are taken in float32 and cast to the seed's dtype once. Parameters carry the seed's names in the seed's
 order; a tied head is its embedding and appears once. Adding a merged vector to the seed is the evaluator's work.
@@ -13,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from selfdev.errors import ModelError, UsageError
+from selfdev.errors import ModelError, StageError, UsageError
 from selfdev.models import load_config, parameter_groups, read_weights
 
 Scope = Literal["all", "mlp"] | Sequence[str]
@@ -48,6 +51,7 @@ def load_task_vectors(
     Raises:
         UsageError: no sources, or a scope that matches no parameter.
         ModelError: another architecture, missing or extra parameters, another shape, or a source equal to the seed.
+        StageError: the device has no room for them.
     """
     if not source_refs:
         raise UsageError("no sources given; task vectors need at least one model fine-tuned from the seed")
@@ -58,7 +62,13 @@ def load_task_vectors(
         raise UsageError(f"scope {scope!r} matches none of the seed's {len(seed_groups)} parameters (such as {known})")
     for source in source_refs:
         _check_fits(seed_ref, source, groups, scope)
-    vectors = tuple(_subtract(seed_ref, source, groups, torch.device(device), dtype) for source in source_refs)
+    try:
+        vectors = _subtract(seed_ref, source_refs, groups, torch.device(device), dtype)
+    except torch.OutOfMemoryError as error:
+        raise StageError(
+            f"the device has no room for the task vectors of {len(source_refs)} sources; `selfdev plan` names settings "
+            "that fit (models.merge_on=host keeps them in main memory)"
+        ) from error
     return TaskVectors(names=tuple(groups), sources=tuple(source_refs), vectors=vectors)
 
 
@@ -98,27 +108,30 @@ def _check_fits(seed_ref: str, source_ref: str, groups: Mapping[str, _Group], sc
 
 def _subtract(
     seed_ref: str,
-    source_ref: str,
+    source_refs: Sequence[str],
     groups: Mapping[str, _Group],
     device: torch.device,
     dtype: torch.dtype | None,
-) -> dict[str, torch.Tensor]:
-    seed, source = read_weights(seed_ref), read_weights(source_ref)
-    vector: dict[str, torch.Tensor] = {}
-    identical = True
+) -> tuple[dict[str, torch.Tensor], ...]:
+    seed, sources = read_weights(seed_ref), [read_weights(ref) for ref in source_refs]
+    vectors: tuple[dict[str, torch.Tensor], ...] = tuple({} for _ in source_refs)
+    moved = [False] * len(source_refs)
     for name, (shape, aliases) in groups.items():
-        ours = _stored(seed_ref, seed, aliases, shape)
-        theirs = _stored(source_ref, source, aliases, shape)
-        delta = theirs.to(device, torch.float32) - ours.to(device, torch.float32)
-        if not bool(torch.isfinite(delta).all()):
-            raise ModelError(f"source {source_ref!r} minus the seed is not finite in {name}; one of the two is damaged")
-        identical = identical and not bool(delta.any())
-        vector[name] = delta.to(dtype or ours.dtype)
-    if identical:
-        raise ModelError(
-            f"source {source_ref!r} is identical to the seed in all {len(groups)} merged parameters; leave it out"
-        )
-    return vector
+        stored = _stored(seed_ref, seed, aliases, shape)
+        ours = stored.to(device, torch.float32)
+        for i, (ref, source) in enumerate(zip(source_refs, sources, strict=True)):
+            delta = _stored(ref, source, aliases, shape).to(device, torch.float32) - ours
+            if not bool(torch.isfinite(delta).all()):
+                raise ModelError(f"source {ref!r} minus the seed is not finite in {name}; one of the two is damaged")
+            moved[i] = moved[i] or bool(delta.any())
+            vectors[i][name] = delta.to(dtype or stored.dtype)
+            del delta  # before the next one is read
+    for ref, differs in zip(source_refs, moved, strict=True):
+        if not differs:
+            raise ModelError(
+                f"source {ref!r} is identical to the seed in all {len(groups)} merged parameters; leave it out"
+            )
+    return vectors
 
 
 def _stored(ref: str, weights: Mapping[str, torch.Tensor], aliases: tuple[str, ...], shape: torch.Size) -> torch.Tensor:

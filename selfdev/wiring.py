@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfdev.compute.base import Worker
 from selfdev.config import RunConfig, SandboxConfig
@@ -17,6 +17,9 @@ from selfdev.trainers.base import Trainer
 
 if TYPE_CHECKING:
     from selfdev_sandbox import Sandbox
+
+    from selfdev.evaluators.transformers import TransformersEvaluator
+    from selfdev.evaluators.vllm import VllmEvaluator
 
 SELF_CHECK_PROMPTS = 4  # dev prompts answered with perturbed and restored weights before an engine is trusted
 
@@ -39,28 +42,12 @@ def build_parts(config: RunConfig) -> Parts:
     Raises:
         UsageError, DataError, ModelError: something the configuration names cannot be used.
     """
-    from selfdev.generators.transformers import TransformersGenerator
-    from selfdev.tasks import load_task
     from selfdev.trainers.base import TrainSettings
     from selfdev.trainers.trl import TrlTrainer
 
     device = resolve_device(config.device)
-    task = load_task(
-        config.task.name,
-        dev_size=config.task.dev_size,
-        test_size=config.task.test_size,
-        seed=config.seed,
-        data=config.task.data,
-    )
+    task = _task(config)
     prompt = render_prompt(config.generate.prompt)
-    generator = TransformersGenerator(
-        config.generate.model,
-        device=device,
-        batch_size=config.generate.batch_size,
-        max_new_tokens=config.generate.max_new_tokens,
-        dtype=config.generate.dtype,
-        chat_template=config.generate.chat_template,
-    )
     settings = TrainSettings(
         beta=config.train.beta,
         learning_rate=config.train.learning_rate,
@@ -78,19 +65,48 @@ def build_parts(config: RunConfig) -> Parts:
     return Parts(
         task=task,
         prompt=prompt,
-        generator=generator,
+        generator=_generator(config, device),
         trainer=TrlTrainer(settings, chat_template=config.generate.chat_template),
         open_worker=lambda: open_local_worker(config, task, device),
-        facts=_facts(config, prompt),
+        facts=_facts(config, prompt, task),
     )
 
 
-def _facts(config: RunConfig, prompt: str) -> dict[str, str]:
+def _task(config: RunConfig) -> Task:
+    from selfdev.tasks import load_task
+
+    task = load_task(config.task, config.seed)
+    if not config.task.chat_template:
+        return task
+    from selfdev.models import load_tokenizer
+    from selfdev.tasks.chat import with_chat
+
+    return with_chat(task, load_tokenizer(config.models.seed))
+
+
+def _generator(config: RunConfig, device: str) -> Generator:
+    given: dict[str, Any] = {
+        "batch_size": config.generate.batch_size,
+        "max_new_tokens": config.generate.max_new_tokens,
+        "dtype": config.generate.dtype,
+        "chat_template": config.generate.chat_template,
+    }
+    if config.generate.engine == "vllm":
+        from selfdev.generators.vllm import VllmGenerator
+
+        return VllmGenerator(config.generate.model, device, settings=config.vllm, **given)
+    from selfdev.generators.transformers import TransformersGenerator
+
+    return TransformersGenerator(config.generate.model, device, **given)
+
+
+def _facts(config: RunConfig, prompt: str, task: Task) -> dict[str, str]:
     from selfdev.models import fingerprint
 
     refs = {"seed model": config.models.seed, "generator": config.generate.model}
     refs |= {f"source {i}": ref for i, ref in enumerate(config.models.sources)}
-    return {"prompt": text_hash(prompt)} | {what: fingerprint(ref) for what, ref in refs.items()}
+    asked = {f"task {what}": fact for what, fact in task.facts.items()}
+    return {"prompt": text_hash(prompt)} | asked | {what: fingerprint(ref) for what, ref in refs.items()}
 
 
 @contextmanager
@@ -99,34 +115,45 @@ def open_local_worker(config: RunConfig, task: Task, device: str) -> Iterator[Wo
     import torch
 
     from selfdev.compute.local import LocalWorker
-    from selfdev.evaluators.transformers import TransformersEvaluator
     from selfdev.task_vectors import load_task_vectors
 
     scope = config.models.scope
+    merge_device = "cpu" if config.models.merge_on == "host" else device
     vectors = load_task_vectors(
         config.models.seed,
         config.models.sources,
         scope=scope if isinstance(scope, str) else list(scope),
-        device=device,
+        device=merge_device,
         dtype=None if config.models.dtype == "auto" else getattr(torch, config.models.dtype),
     )
-    evaluator = TransformersEvaluator(
-        config.models.seed,
-        device=device,
-        batch_size=config.evaluate.batch_size,
-        max_new_tokens=config.evaluate.max_new_tokens or task.max_new_tokens,
-        stop=task.stop,
-        dtype=config.models.dtype,
-    )
+    evaluator = open_evaluator(config, task, device)
     try:
         evaluator.self_check([q.prompt for q in task.dev[:SELF_CHECK_PROMPTS]], vectors.names)
-        with _sandbox(config.sandbox, device) as sandbox:
+        with _sandbox(config.sandbox, merge_device) as sandbox:
             worker = LocalWorker(sandbox, evaluator, vectors.vectors)
             del vectors
             yield worker
             worker.forget()
     finally:
         evaluator.close()
+
+
+def open_evaluator(config: RunConfig, task: Task, device: str) -> TransformersEvaluator | VllmEvaluator:
+    """The engine of `evaluate.engine` with the seed loaded."""
+    given: dict[str, Any] = {
+        "batch_size": config.evaluate.batch_size,
+        "max_new_tokens": config.evaluate.max_new_tokens or task.max_new_tokens,
+        "stop": task.stop,
+        "dtype": config.models.dtype,
+        "host_seed": config.models.merge_on == "host",
+    }
+    if config.evaluate.engine == "vllm":
+        from selfdev.evaluators.vllm import VllmEvaluator
+
+        return VllmEvaluator(config.models.seed, device, settings=config.vllm, **given)
+    from selfdev.evaluators.transformers import TransformersEvaluator
+
+    return TransformersEvaluator(config.models.seed, device, **given)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 
 from selfdev_sandbox.allowlist import OPS, Op, Param
 from selfdev_sandbox.contract import Status, printable
+from selfdev_sandbox.measure import slowness
 from selfdev_sandbox.memory import TensorMemory
 from selfdev_sandbox.protocol import Call, Dots, Dtype, Gen, Ref, Slice
 from selfdev_sandbox.rules import CREATES, FUNCTIONS, Randomness
@@ -49,6 +50,7 @@ _KIND_NAMES: dict[type, str] = {
     str: "string",
 }
 _PLAIN = frozenset((int, float, bool, str))
+_LEAST = -(1 << 62)  # PyTorch negates some integers (`matrix_power` then never ends): none may overflow when negated
 
 
 class Ended(Exception):
@@ -77,6 +79,7 @@ class Row:
         "positions",
         "rest",
         "same",
+        "slow",
         "types",
         "view",
     )
@@ -90,6 +93,7 @@ class Row:
         self.view = op.size == "view" and not op.writes
         self.same = op.size == "same" and not op.writes and not op.fields and op.outputs == 1
         self.linear = op.cost == "linear"
+        self.slow = slowness(op.name, op.cost)
         self.creates = op.name in CREATES
         self.draws = op.random or op.name == "seed_generator"
         self.many = op.rest or op.name in ("unbind", "split", "chunk", "tensor_split", "hsplit", "vsplit")
@@ -143,7 +147,7 @@ class Arguments:
                         tensor = tensors.get(value.i)
                         args.append(self.tensor(value.i, call.line) if tensor is None else tensor)
                         continue
-                    if kind in _PLAIN:
+                    if kind in _PLAIN and (kind is not int or value > _LEAST):
                         args.append(value)
                         continue
                 args.append(self._value(row.positions[i], value, call.line))
@@ -176,6 +180,8 @@ class Arguments:
             raise ArgumentError(f"argument '{param.name}' cannot be a {_KIND_NAMES.get(kind, kind.__name__)}")
         if kind is Ref:
             return self.tensor(value.i, line)
+        if kind is int and value <= _LEAST:
+            raise ArgumentError(f"argument '{param.name}' is {value}, which is too small")
         if kind is Dtype:
             return _dtype(value)
         if kind is Gen:
@@ -191,6 +197,8 @@ class Arguments:
                 raise ArgumentError(f"argument '{param.name}' cannot hold a {_KIND_NAMES.get(kind, kind.__name__)}")
             if kind is list and not all(type(inner) is int for inner in item):
                 raise ArgumentError(f"argument '{param.name}' must hold integers")
+            if param.kinds != "Ln" and kind is int and item <= _LEAST:
+                raise ArgumentError(f"argument '{param.name}' holds {item}, which is too small")
             made.append(self.tensor(item.i, line) if kind is Ref else _plain(item))
         return made
 

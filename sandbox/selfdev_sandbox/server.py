@@ -24,7 +24,7 @@ from selfdev_sandbox.rules import Randomness
 _MAX_PIECES = 65_536  # tensors from one operation
 _MAX_DIMS = 64
 _TRACE_VALUES = 2_000_000
-_LONG = 1e9  # floating-point operations from which one is worth a look at the clock
+_LONG = 0.05  # estimated seconds from which an operation is worth a look at the clock
 _SPEED = {"cpu": 2e10}  # per second, by device type: on the low side, since a started operation cannot be stopped
 _ACCELERATOR = 2e12
 
@@ -151,7 +151,8 @@ class TensorServer:
             raise Ended(Status.MEMORY, f"{needs}; the limit is {_mib(self.live_limit)}", call.line)
         self._charge_moved(op, made, call.line)
         work = float(read + made) if row.linear else sizes.flops(op, args, kwargs, read + made)
-        if work > _LONG and work > self.speed * (self.deadline - time.monotonic()):
+        seconds = work * row.slow / self.speed
+        if seconds > _LONG and seconds > self.deadline - time.monotonic():
             text = f"{op.name} would take longer than the time that is left"
             raise Ended(Status.TIMEOUT, text, call.line)
         self.flops += work

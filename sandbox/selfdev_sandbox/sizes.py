@@ -109,11 +109,26 @@ def flops(op: Op, args: list[Any], kwargs: dict[str, Any], moved: int) -> float:
     if op.cost == "matmul":
         return _matmul_flops(tensors)
     if op.cost == "cubic":
-        return sum(20.0 * t.numel() * min(t.shape[-2:] or (1,)) for t in tensors if t.dim() >= 2) + moved
+        once = sum(20.0 * t.numel() * min(t.shape[-2:] or (1,)) for t in tensors if t.dim() >= 2)
+        return once * _products(op, args, kwargs) + moved
     if op.cost == "pool":
         kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size", 1)
         return float(moved) * max([1, *(numbers_in(kernel) if kernel is not None else [])])
     return einsum_work(op, args)
+
+
+def _products(op: Op, args: list[Any], kwargs: dict[str, Any]) -> float:
+    """How often the work of one decomposition is done: powers and exponentials multiply again and again."""
+    name = op.name.rpartition(".")[2]
+    if name == "matrix_power":
+        exponent = kwargs.get("n", args[1] if len(args) > 1 else 1)
+        return max(1.0, abs(int(exponent or 0)).bit_length() / 4)
+    if name != "matrix_exp":
+        return 1.0
+    matrix = tensors_in([*args, *kwargs.values()])[0]
+    largest = float(matrix.abs().max()) if matrix.numel() else 0.0
+    bits = math.log2(max(1.0, largest) * matrix.shape[-1]) if math.isfinite(largest) and matrix.dim() else 0.0
+    return 1.0 + bits / 4
 
 
 def _matmul_flops(tensors: Sequence[torch.Tensor]) -> float:

@@ -52,6 +52,8 @@ def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = Fal
         with console.status("loading models, measuring one evaluation and one batch of samples"):
             parts = build_parts(config)
             expected = None if directory.begun and not dry_run else forecast.measure(config, parts)
+        for note in parts.task.notes:
+            plain(console, f"warning: {note}")
         if expected is not None:
             console.print(forecast_table(config, expected))
         if dry_run:
@@ -97,7 +99,7 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
     table.add_row(
         "evaluations",
         f"{expected.baseline_evaluations} baselines + at most {expected.candidate_evaluations} candidates = "
-        f"{evaluations}, each {expected.questions} questions; 3 on {config.task.test_size} test questions",
+        f"{evaluations}, each {expected.questions} questions; 3 on {expected.test_questions} test questions",
     )
     table.add_row(
         "measured", f"{expected.evaluation_seconds:.2f} s an evaluation, {expected.sample_seconds:.3f} s a sample"

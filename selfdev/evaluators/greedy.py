@@ -11,10 +11,12 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from selfdev.decoding import can_share_prefix, prefix_cache, roomy_cache
 from selfdev.errors import DataError
 from selfdev.types import Completion
 
@@ -69,6 +71,7 @@ class GreedyDecoder:
         self._stops = _StopStrings(tokenizer, stop)
         self._end_ids = _end_ids(model, tokenizer, stop)
         self._share_prefix = share_prefix
+        self._one_copy = share_prefix and can_share_prefix(model)  # of the prefix for all rows of a batch
         self._context = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         self._ticks: list[float] = []  # when each token came, of the last batch
         self._window = getattr(model.config, "sliding_window", None)
@@ -152,7 +155,7 @@ class GreedyDecoder:
         ids, mask = self._left_pad(rows)  # (rows, suffix tokens)
         positions = shared + (mask.cumsum(1) - 1).clamp(min=0)
         mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)  # (rows, prefix + suffix tokens)
-        cache = self._expanded(prefix, len(rows))
+        cache, extra = self._row_cache(prefix, len(rows), ids.shape[1])
         active = rows
         for step in range(self._max_new_tokens):
             logits = self._model(
@@ -162,6 +165,7 @@ class GreedyDecoder:
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **extra,
             ).logits[:, -1]  # (rows, vocabulary)
             chosen = logits.argmax(dim=-1)  # (rows,)
             for row, token in zip(active, chosen.tolist(), strict=True):
@@ -179,19 +183,21 @@ class GreedyDecoder:
             ids = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
 
+    def _row_cache(self, prefix: DynamicCache | None, rows: int, width: int) -> tuple[Cache, dict[str, Any]]:
+        """Where the keys and values of a batch go, and what else the model must be given for it."""
+        own = width + self._max_new_tokens - 1  # the model is not asked about the last token
+        if prefix is None:
+            return roomy_cache(DynamicCache(config=self._model.config), rows, own), {}
+        if self._one_copy and (cache := prefix_cache(prefix, own)) is not None:
+            return cache, {"shared_prefix": cache}
+        return roomy_cache(prefix, rows, prefix.get_seq_length() + own), {}
+
     def _left_pad(self, rows: list[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(row.prompt) for row in rows)
         pad = self._tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows])
         mask = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
         return ids.to(self._model.device), mask.to(self._model.device)
-
-    def _expanded(self, prefix: DynamicCache | None, rows: int) -> DynamicCache:
-        if prefix is None:
-            return DynamicCache(config=self._model.config)
-        cache = copy.deepcopy(prefix)
-        cache.batch_repeat_interleave(rows)
-        return cache
 
     def _append(self, row: _Row, token: int) -> None:
         if row.ended:

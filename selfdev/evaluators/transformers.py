@@ -3,6 +3,9 @@
 The seed's tensors are never written. The first time a parameter is merged it gets a second storage; applying a
 candidate fills those storages and then points the parameters at them, restoring points them back. So the seed's bits
 cannot be lost, an apply that fails half-way has changed nothing, and only touched parameters cost memory.
+
+With `host_seed` the seed and the second storages lie in main memory and the device holds the model once: parameters are
+copied in and back. The sums are the same; a candidate then costs a pass over it on the CPU and two transfers.
 """
 
 from __future__ import annotations
@@ -31,6 +34,11 @@ class TransformersEvaluator:
         stop: strings that end a completion.
         dtype: of the weights; "auto" keeps the checkpoint's.
         share_prefix: compute the tokens that all prompts begin with once per call.
+        host_seed: keep the seed in main memory, for a device that holds the model only once.
+
+    Raises:
+        ModelError: the seed cannot be used.
+        StageError: the device has no room for it.
     """
 
     def __init__(
@@ -43,13 +51,18 @@ class TransformersEvaluator:
         dtype: torch.dtype | str = "auto",
         *,
         share_prefix: bool = True,
+        host_seed: bool = False,
     ) -> None:
         self._device = torch.device(device)
+        self._host_seed = host_seed
         model, tokenizer = load_causal_lm(model_ref, device, dtype)
         model.requires_grad_(False)
         self._parameters = dict(model.named_parameters())
         self._seed = {name: parameter.data for name, parameter in self._parameters.items()}
-        self._checksums = _checksums(self._seed)
+        if host_seed:
+            self._seed = {name: tensor.to("cpu", copy=True) for name, tensor in self._seed.items()}
+        self._checksums = self._resident_checksums()
+        self._applied: list[str] = []  # names whose parameters do not hold the seed
         self._merged: dict[str, torch.Tensor] = {}  # second storages, kept from candidate to candidate
         self._decoder: GreedyDecoder | None = GreedyDecoder(
             model,
@@ -71,16 +84,24 @@ class TransformersEvaluator:
         Raises:
             ValueError: a name, shape or value does not fit, or the sum overflows the seed's dtype. The seed is in
                 place then.
+            StageError: the device has no room for a second storage. The seed is in place then.
         """
-        self._point_at_seed()
+        self._put_seed()
         check_merged(self._seed, merged)
-        for name, delta in merged.items():
-            seed = self._seed[name]
-            total = seed.float() + delta.to(seed.device, torch.float32)
-            self._storage(name).copy_(total)
+        try:
+            for name, delta in merged.items():
+                seed = self._seed[name]
+                total = seed.float() + delta.to(seed.device, torch.float32)
+                self._storage(name).copy_(total)
+        except torch.OutOfMemoryError as error:
+            raise StageError(
+                f"the device ran out of memory applying {len(merged)} merged parameters; models.scope=mlp or "
+                "models.merge_on=host need less (`selfdev plan` counts)"
+            ) from error
         check_finite("seed + merged", {name: self._merged[name] for name in merged})
         for name in merged:
-            self._parameters[name].data = self._merged[name]
+            self._applied.append(name)
+            self._put(name, self._merged[name])
 
     def restore(self) -> None:
         """Put the seed back.
@@ -88,8 +109,8 @@ class TransformersEvaluator:
         Raises:
             StageError: the seed's own tensors have been written by someone.
         """
-        self._point_at_seed()
-        if _checksums(self._seed) != self._checksums:
+        self._put_seed()
+        if self._resident_checksums() != self._checksums:
             raise StageError("the seed's weights have changed in memory; results since then are void, run again")
 
     def generate(self, prompts: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Completion]:
@@ -143,9 +164,20 @@ class TransformersEvaluator:
             raise RuntimeError("this evaluator is closed")
         return self._decoder
 
-    def _point_at_seed(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.data = self._seed[name]
+    def _put_seed(self) -> None:
+        for name in self._applied:
+            self._put(name, self._seed[name])
+        self._applied.clear()
+
+    def _put(self, name: str, tensor: torch.Tensor) -> None:
+        if self._host_seed:
+            self._parameters[name].data.copy_(tensor)
+        else:
+            self._parameters[name].data = tensor
+
+    def _resident_checksums(self) -> list[int]:
+        """Of the weights that answer: with the seed in place they are always the same."""
+        return _checksums({name: parameter.data for name, parameter in self._parameters.items()})
 
     def _storage(self, name: str) -> torch.Tensor:
         if name not in self._merged:

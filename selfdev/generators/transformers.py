@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers.cache_utils import Cache, DynamicLayer
 
+from selfdev.decoding import roomy_cache
 from selfdev.errors import ModelError, UsageError
 from selfdev.models import load_causal_lm
 from selfdev.types import Sample, SampleRequest
@@ -149,7 +149,7 @@ class TransformersGenerator:
         end_ids = _end_ids(model, self._tokenizer)
         rows = [_Row(request, self._max_new_tokens) for request in requests]
         output = model(input_ids=torch.tensor([prompt_ids], device=self._device), use_cache=True, logits_to_keep=1)
-        cache = _expand(output.past_key_values, len(rows), self._max_new_tokens)
+        cache = roomy_cache(output.past_key_values, len(rows), len(prompt_ids) + self._max_new_tokens)
         logits = output.logits[:, -1].expand(len(rows), -1)  # (rows, vocabulary)
         active = rows
         for step in range(self._max_new_tokens):
@@ -237,57 +237,3 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
-
-
-def _expand(cache: Cache, rows: int, new_tokens: int) -> Cache:
-    """The cache of one prompt, for `rows` rows, with room for the new tokens."""
-    cache.batch_repeat_interleave(rows)
-    for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:  # sliding windows and recurrent states stay as they are
-            cache.layers[i] = _RoomyLayer(layer, new_tokens)
-    return cache
-
-
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A cache layer that writes into memory laid out beforehand.
-
-    The layer of transformers copies the whole cache at each token; on CPU that is most of the time of a small model
-    (64 rows of 4M parameters, 230 + 150 tokens, one core: 31 s against 7 s).
-    """
-
-    def __init__(self, layer: DynamicLayer, new_tokens: int) -> None:
-        super().__init__()
-        assert layer.keys is not None
-        assert layer.values is not None
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self._keys, self._values = _with_room(layer.keys, new_tokens), _with_room(layer.values, new_tokens)
-        self._show(layer.keys.shape[-2])
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append states of shape (rows, heads, tokens, width); returns all keys and values so far."""
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        self._keys[:, :, start:end] = key_states
-        self._values[:, :, start:end] = value_states
-        self._show(end)
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep only these rows."""
-        length = self.get_seq_length()
-        self._keys, self._values = self._keys[indices], self._values[indices]
-        self._show(length)
-
-    def _show(self, length: int) -> None:
-        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
-
-
-def _with_room(states: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    rows, heads, length, width = states.shape
-    roomy = states.new_zeros((rows, heads, length + new_tokens, width))
-    roomy[:, :, :length] = states
-    return roomy

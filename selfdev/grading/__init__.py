@@ -5,7 +5,8 @@ A grader compares a completion with a gold answer in its own form; `gold_of` mak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import cast
@@ -13,9 +14,9 @@ from typing import cast
 from selfdev.errors import UsageError
 from selfdev.grading.base import Grade, Grader
 
-__all__ = ["GRADERS", "Grade", "Grader", "gold_of", "load_grader"]
+__all__ = ["GRADERS", "Grade", "Grader", "gold_of", "grade_all", "load_grader"]
 
-_SYMBOLIC = 'pip install "math-verify>=0.9,<0.10" "antlr4-python3-runtime==4.11.*"'
+_SYMBOLIC = "pip install 'selfdev[math]'"
 _VERIFY_VERSIONS, _ANTLR_VERSION = ("0.9.",), "4.11"
 
 
@@ -31,8 +32,8 @@ class _Row:
 
 
 GRADERS: dict[str, _Row] = {
-    "gsm8k-strict": _Row("gsm8k", "grade_strict", "normalise", "lm-eval's gsm8k, strict-match"),
-    "gsm8k-flexible": _Row("gsm8k", "grade_flexible", "normalise", "lm-eval's gsm8k, flexible-extract"),
+    "gsm8k-strict": _Row("gsm8k", "grade_strict", "gold_answer", "lm-eval's gsm8k, strict-match"),
+    "gsm8k-flexible": _Row("gsm8k", "grade_flexible", "gold_answer", "lm-eval's gsm8k, flexible-extract"),
     "math": _Row("math", "grade_math", "boxed_gold", "last box or closing sentence, equal in value", True),
     "math-minerva": _Row("math", "grade_minerva", "minerva_gold", "lm-eval's minerva_math, exact_match", True),
     "math-hendrycks": _Row("math", "grade_hendrycks", "lm_eval_gold", "lm-eval's hendrycks_math, exact_match"),
@@ -66,6 +67,32 @@ def gold_of(name: str, reference: str) -> str:
     return make(reference)
 
 
+def grade_all(
+    judge: Grader, completions: Sequence[str], golds: Sequence[str], on_grade: Callable[[], object] = lambda: None
+) -> list[Grade]:
+    """Verdicts in order, several at a time: as many as there are scorer processes.
+
+    Args:
+        judge: from `load_grader`.
+        completions: texts.
+        golds: one per completion, from `gold_of`.
+        on_grade: called in this thread after each verdict.
+    """
+    from selfdev.grading.processes import shared_pool
+
+    grades = []
+    with ThreadPoolExecutor(shared_pool().size) as threads:
+        futures = [threads.submit(judge, *pair) for pair in zip(completions, golds, strict=True)]
+        try:
+            for future in futures:
+                grades.append(future.result())
+                on_grade()
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+    return grades
+
+
 def _row(name: str) -> _Row:
     if name not in GRADERS:
         raise UsageError(f"unknown grader {name!r}; allowed: {', '.join(GRADERS)}")
@@ -82,6 +109,6 @@ def _require_symbolic(name: str) -> None:
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:
-            raise UsageError(f"grader {name!r} needs {package}, which is not installed: {_SYMBOLIC}") from None
+            raise UsageError(f"grader {name!r} needs {package}, which is not installed; {_SYMBOLIC}") from None
         if not found.startswith(allowed):
-            raise UsageError(f"grader {name!r} needs {package} {' or '.join(allowed)}*, found {found}: {_SYMBOLIC}")
+            raise UsageError(f"grader {name!r} needs {package} {' or '.join(allowed)}*, found {found}; {_SYMBOLIC}")

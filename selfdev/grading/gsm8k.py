@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from selfdev.errors import DataError
 from selfdev.grading.base import Grade
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
@@ -36,13 +37,25 @@ def normalise(answer: str) -> str:
     return answer.lower()
 
 
+def gold_answer(reference: str) -> str:
+    """Gold of both graders: the normalised reference, a whole solution or a bare number.
+
+    Raises:
+        DataError: no digit in it, so that no completion could be right.
+    """
+    gold = normalise(reference)
+    if not re.search("[0-9]", gold):
+        raise DataError(f"the reference holds no number: {reference[:60]!r}")
+    return gold
+
+
 def grade_strict(completion: str, gold: str) -> Grade:
-    """lm-eval's `exact_match,strict-match`; `gold` is normalised."""
+    """lm-eval's `exact_match,strict-match`; `gold` from `gold_answer`."""
     return _compare(extract_strict(completion), gold)
 
 
 def grade_flexible(completion: str, gold: str) -> Grade:
-    """lm-eval's `exact_match,flexible-extract`; `gold` is normalised."""
+    """lm-eval's `exact_match,flexible-extract`; `gold` from `gold_answer`."""
     return _compare(extract_flexible(completion), gold)
 
 

@@ -2,81 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from selfdev.config import TaskConfig
 from selfdev.errors import UsageError
 from selfdev.tasks.base import Task
 
-TASKS = ("arithmetic", "gsm8k")
+if TYPE_CHECKING:
+    from selfdev.grading import Grader
+    from selfdev.tasks.benchmark import Benchmark
+
+TASKS = ("arithmetic", "gsm8k", "hendrycks_math", "jsonl")
+
+# Settings that mean something to one kind of task only; elsewhere they are refused instead of ignored.
+_ONLY_MATH = ("subjects", "dev_subjects")
+_ONLY_JSONL = ("question_fields", "answer_field")
+_NOT_ARITHMETIC = ("data", "train_data", "dev_from", "protocol", "shots", "shots_file", *_ONLY_MATH, *_ONLY_JSONL)
+_REFUSED = {
+    "arithmetic": _NOT_ARITHMETIC,
+    "gsm8k": (*_ONLY_MATH, *_ONLY_JSONL),
+    "hendrycks_math": _ONLY_JSONL,
+    "jsonl": _ONLY_MATH,
+}
 
 
-def load_task(name: str, *, dev_size: int, test_size: int | None, seed: int, data: str | Path | None = None) -> Task:
+def load_task(config: TaskConfig, seed: int) -> Task:
     """Make a task with disjoint dev and test questions.
 
     Args:
-        name: one of `TASKS`.
-        dev_size: dev questions, at least 1.
-        test_size: test questions, at least 1; None takes all that are left (not for "arithmetic", which has no end).
+        config: which task, which rows, how many.
         seed: of the draw; the same seed gives the same questions in the same order.
-        data: a file with the rows; the hub's data set by default. "arithmetic" makes its own and takes none.
 
     Raises:
-        UsageError: unknown task or impossible sizes.
+        UsageError: settings that the task does not have, or that exclude one another.
         DataError: the data cannot be read or does not suffice.
     """
-    makers: dict[str, Callable[[], Task]] = {
-        "arithmetic": lambda: _arithmetic(dev_size, test_size, seed, data),
-        "gsm8k": lambda: _gsm8k(dev_size, test_size, seed, data),
-    }
-    if name not in makers:
-        raise UsageError(f"unknown task {name!r}; allowed: {', '.join(TASKS)}")
-    for what, size in (("dev", dev_size), ("test", test_size)):
-        if size is not None and size < 1:
-            raise UsageError(f"{what} size {size} given; at least 1 question is needed")
-    return makers[name]()
+    _check(config)
+    if config.name == "arithmetic":
+        if config.test_size == "rest":
+            raise UsageError("task 'arithmetic' has no end; give a test size")
+        return _arithmetic(config, config.dev_size, config.test_size, seed)
+    from selfdev.tasks.benchmark import make_task
+
+    benchmark = _benchmark(config)
+    return make_task(benchmark, config, seed, _grader(benchmark.graders[0]))
 
 
-def load_questions(name: str, *, limit: int, seed: int, data: str | Path | None = None) -> Task:
-    """Questions to score one given model on, all of them in `dev`: the first `limit` rows of the data, in order.
+def load_questions(config: TaskConfig, limit: int, seed: int) -> Task:
+    """Questions to score one given model on, all of them in `dev`: the first `limit` rows of the test data, in order.
 
+    hendrycks_math: the first rows of each subject, equally many, as lm-eval's limit per subject does.
     "arithmetic" draws from its dev split: its test split is for a search's winner.
 
     Raises:
-        UsageError: unknown task or limit below 1.
+        UsageError: settings that the task does not have, or a limit below 1.
         DataError: the data cannot be read.
     """
-    if name not in TASKS:
-        raise UsageError(f"unknown task {name!r}; allowed: {', '.join(TASKS)}")
+    _check(config)
     if limit < 1:
         raise UsageError(f"limit {limit} given; at least 1 question is needed")
-    if name == "arithmetic":
-        return replace(_arithmetic(limit, 1, seed, data), test=())
-    from selfdev.tasks.gsm8k import gsm8k_questions
+    if config.name == "arithmetic":
+        return replace(_arithmetic(config, limit, 1, seed), test=())
+    from selfdev.tasks.benchmark import make_questions
 
-    return gsm8k_questions(limit=limit, data=data)
+    benchmark = _benchmark(config)
+    return make_questions(benchmark, config, limit, _grader(benchmark.graders[0]))
 
 
-def _arithmetic(dev_size: int, test_size: int | None, seed: int, data: str | Path | None) -> Task:
-    from selfdev.grading.gsm8k import grade_strict
-    from selfdev.tasks.arithmetic import questions, to_question
+def _check(config: TaskConfig) -> None:
+    for name in _REFUSED[config.name]:
+        given = getattr(config, name)
+        if given != TaskConfig.model_fields[name].default:
+            raise UsageError(f"task {config.name!r} has no setting {name!r} (got {given!r}); leave it out")
 
-    if data is not None:
-        raise UsageError(f"task 'arithmetic' makes its own questions; leave out the data file {str(data)!r}")
-    if test_size is None:
-        raise UsageError("task 'arithmetic' needs a test size")
+
+def _benchmark(config: TaskConfig) -> Benchmark:
+    module = importlib.import_module(f"selfdev.tasks.{config.name}")
+    benchmark: Benchmark = module.benchmark(config)
+    return benchmark
+
+
+def _grader(name: str) -> Grader:
+    from selfdev.grading import load_grader
+
+    return load_grader(name)
+
+
+def _arithmetic(config: TaskConfig, dev_size: int, test_size: int, seed: int) -> Task:
+    from selfdev.tasks.arithmetic import ArithmeticProblem, questions, to_question
+    from selfdev.tasks.gsm8k import GRADERS
+    from selfdev.tasks.splits import split_hash
+
+    dev, test = questions("dev", dev_size, seed), questions("test", test_size, seed)
+    graders = GRADERS if config.grader is None else (config.grader,)
+
+    def texts(problems: Sequence[ArithmeticProblem]) -> list[str]:
+        return [problem.question for problem in problems]
+
     return Task(
         name="arithmetic",
-        dev=tuple(to_question(problem) for problem in questions("dev", dev_size, seed)),
-        test=tuple(to_question(problem) for problem in questions("test", test_size, seed)),
+        dev=tuple(map(to_question, dev)),
+        test=tuple(map(to_question, test)),
         stop=("Question:",),
         max_new_tokens=24,
-        grade=grade_strict,
+        grade=_grader(graders[0]),
+        graders=graders,
+        references={to_question(problem).id: str(problem.answer) for problem in (*dev, *test)},
+        facts={"name": "arithmetic", "grader": graders[0], "split": split_hash(texts(dev), texts(test))},
     )
-
-
-def _gsm8k(dev_size: int, test_size: int | None, seed: int, data: str | Path | None) -> Task:
-    from selfdev.tasks.gsm8k import gsm8k_task
-
-    return gsm8k_task(dev_size=dev_size, test_size=test_size, seed=seed, data=data)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from selfdev.grading.base import Grader
 from selfdev.types import Question
@@ -18,3 +19,7 @@ class Task:
     stop: tuple[str, ...]  # strings that end a completion
     max_new_tokens: int
     grade: Grader
+    graders: tuple[str, ...] = ()  # names of the graders a report shows, the one of `grade` first
+    references: Mapping[str, str] = field(default_factory=dict)  # question id -> reference as written, for `gold_of`
+    facts: Mapping[str, str] = field(default_factory=dict)  # what the questions are; must not change within a run
+    notes: tuple[str, ...] = ()  # lines a user should read before trusting the numbers

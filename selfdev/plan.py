@@ -1,0 +1,417 @@
+"""What a run will hold on its device, phase by phase, and how long a GPU would take: arithmetic on a configuration.
+
+Nothing is loaded: the sizes come from the models' config.json. Phases follow one another and give their memory back, so
+what has to fit is the largest peak. GB are 10^9 bytes throughout; a card sold with 80 GB has about 85 of them, and the
+difference is what is left here for fragmentation. Memory counts tensors by their shapes; activations and GPU times are
+estimates, marked as such where they are printed. Left out: several devices, quantised weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from selfdev.config import RunConfig
+
+GB = 1e9
+CONTEXT_BYTES = 1e9  # a process on a CUDA device: context, kernels, cuBLAS workspaces
+GRAPH_BYTES = 2e9  # vLLM: CUDA graphs and the profiled peak of its forward pass, for a 7B model
+# vLLM schedules at most this many prompt tokens at once.
+ENGINE_BATCHED_TOKENS = 8192
+CHARACTERS_PER_TOKEN = 3.5  # of prompts with code, English or numbers; only for texts whose tokenizer is not at hand
+HEAD_CHUNK_TOKENS = 256  # TRL computes the log-probabilities of this many tokens at once
+# Tokens of a prompt before its own question, and of the question, for the frozen prompts of each task.
+_PROMPT_TOKENS = {"arithmetic": (0, 24), "gsm8k": (900, 110), "hendrycks_math": (700, 130)}
+_OTHER_PROMPT = (0, 300)
+_TASK_TOKENS = {"arithmetic": 64, "gsm8k": 256, "hendrycks_math": 512}
+_OTHER_LIMIT = 512
+_TEST_ROWS = {"gsm8k": 1319, "hendrycks_math": 5000}  # of the published test splits
+_OTHER_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What memory and time depend on in a decoder."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    parameters: int  # tied ones once
+    merged: int  # of them in the scope that is merged
+    largest: int  # elements of the largest merged parameter
+    bytes: int  # per stored parameter
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.bytes
+
+    def lora_parameters(self, rank: int) -> int:
+        """Of an adapter on every linear layer but the head: rank x (inputs + outputs) each."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        widths = 2 * (self.hidden + q) + 2 * (self.hidden + kv) + 3 * (self.hidden + self.intermediate)
+        return rank * self.layers * widths
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens of one run, at most."""
+
+    evaluations: float  # candidates and baselines on dev, winners on test in units of a dev evaluation
+    rows: int  # questions per evaluation
+    shared: int  # prompt tokens common to all questions
+    own: int  # prompt tokens of one question
+    answer: int  # token limit of an answer
+    samples: int
+    prompt: int  # tokens of the generator's prompt
+    program: int  # token limit of a program
+    pairs: int  # trained on, all epochs and iterations
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that is resident."""
+
+    what: str
+    bytes: float
+    host: bool = False  # in main memory
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What is resident at the largest moment of a phase."""
+
+    name: str
+    items: tuple[Item, ...]
+
+    @property
+    def peak(self) -> float:
+        """Bytes on the device."""
+        return sum(item.bytes for item in self.items if not item.host)
+
+    @property
+    def host(self) -> float:
+        """Bytes in main memory."""
+        return sum(item.bytes for item in self.items if item.host)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClass:
+    """Public figures of one GPU: memory bandwidth (bytes/s), dense bfloat16 rate (FLOP/s)."""
+
+    name: str
+    gigabytes: int
+    bandwidth: float
+    flops: float
+
+
+# Vendors' data sheets; without sparsity.
+DEVICES = (
+    DeviceClass("H100 SXM 80 GB", 80, 3.35e12, 989e12),
+    DeviceClass("A100 SXM 80 GB", 80, 2.04e12, 312e12),
+    DeviceClass("A100 40 GB", 40, 1.56e12, 312e12),
+    DeviceClass("L40S 48 GB", 48, 0.86e12, 362e12),
+    DeviceClass("RTX 4090 24 GB", 24, 1.01e12, 165e12),
+)
+BANDWIDTH_SHARE, FLOPS_SHARE, TRAIN_FLOPS_SHARE = 0.7, 0.55, 0.4  # of the figures above, as usually reached
+LAYER_SECONDS = 0.8e-3  # launching the kernels of one layer from Python (transformers); vLLM replays graphs
+PROGRAM_PASSES = 10  # passes of one merge program over the task vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Phases in the order of a run."""
+
+    phases: tuple[Phase, ...]
+    work: Work
+
+    @property
+    def peak(self) -> float:
+        """Bytes that the device must have."""
+        return max(phase.peak for phase in self.phases)
+
+
+def make_plan(config: RunConfig, seed: Shape, generator: Shape, work: Work) -> Plan:
+    """Count what each phase holds.
+
+    Args:
+        config: the run; `evaluate`, `models`, `generate` and `train` decide the sizes.
+        seed: the model that is merged into, at the dtype of `models.dtype`.
+        generator: the model that writes programs, at the dtype of `generate.dtype`.
+        work: see `workload`.
+    """
+    phases = (_evaluate(config, seed, work), _generate(config, generator, work), _train(config, generator, work))
+    return Plan(phases, work)
+
+
+def workload(config: RunConfig, prompt_characters: int, baselines: int) -> Work:
+    """Upper bounds of a run's tokens; the lengths of task prompts are typical ones, not measured.
+
+    Args:
+        config: the run.
+        prompt_characters: length of the generator's prompt.
+        baselines: number of human-designed merges that are scored too.
+    """
+    shared, own = _PROMPT_TOKENS.get(config.task.name, _OTHER_PROMPT)
+    samples = config.iterations * config.generate.samples
+    dev = config.task.dev_size
+    return Work(
+        evaluations=baselines + samples + 3 * _test_size(config) / dev,
+        rows=dev,
+        shared=shared,
+        own=own,
+        answer=config.evaluate.max_new_tokens or _TASK_TOKENS.get(config.task.name, _OTHER_LIMIT),
+        samples=samples,
+        prompt=math.ceil(prompt_characters / CHARACTERS_PER_TOKEN),
+        program=config.generate.max_new_tokens,
+        pairs=_pairs(config),
+    )
+
+
+def _test_size(config: RunConfig) -> int:
+    if config.task.test_size != "rest":
+        return config.task.test_size
+    return _TEST_ROWS.get(config.task.name, _OTHER_ROWS) - (
+        config.task.dev_size if config.task.dev_from == "test" else 0
+    )
+
+
+def _pairs(config: RunConfig) -> int:
+    chosen = max(1, round(config.pair.chosen_share * config.generate.samples)) + config.pair.elites
+    rejected = max(1, round(config.pair.rejected_share * config.generate.samples))
+    pairs = min(config.pair.max_pairs, chosen * rejected) * config.train.epochs
+    if config.train.max_steps is not None:
+        pairs = config.train.max_steps * config.train.batch_size
+    return config.iterations * math.ceil(pairs)
+
+
+def _evaluate(config: RunConfig, seed: Shape, work: Work) -> Phase:
+    """Programs run, are applied and answer in turn: of these three moments the largest counts."""
+    host = config.models.merge_on == "host"
+    merged = seed.merged * seed.bytes
+    engine = config.evaluate.engine == "vllm"
+    workspace = (len(config.models.sources) + 3) * 4 * seed.largest
+    program = [
+        Item("a program's result", merged, host),
+        Item("a program's workspace, one parameter at a time", workspace, host),
+    ]
+    rows = min(config.evaluate.batch_size, work.rows)
+    answer = _engine_items(seed, work) if engine else _batch_items(seed, rows, work)
+    on_device = [item for item in program if not item.host]
+    moment = answer if _total(answer) >= _total(on_device) else on_device
+    kept = [Item("seed model", seed.parameters * seed.bytes)]
+    if engine:
+        kept.append(Item("engine's weights", seed.parameters * seed.bytes))
+        kept[0] = replace(kept[0], host=host)
+    elif host:
+        kept.append(Item("seed, kept to restore from", seed.parameters * seed.bytes, host=True))
+        kept.append(Item("second storage of merged parameters", merged, host=True))
+    else:
+        kept.append(Item("second storage of merged parameters", merged))
+    kept.append(Item(f"{len(config.models.sources)} task vectors", len(config.models.sources) * merged, host))
+    if engine:  # it lays its cache and graphs out at its start
+        moment = [*answer, *on_device]
+    hosted = [item for item in program if item.host]
+    return Phase("evaluate", (*kept, *moment, *hosted, Item("CUDA context", CONTEXT_BYTES)))
+
+
+def _batch_items(shape: Shape, rows: int, work: Work) -> list[Item]:
+    tokens = work.shared + work.own + work.answer
+    repeated = 2 * rows * tokens * shape.heads * shape.head_dim * shape.bytes if shape.heads > shape.kv_heads else 0
+    return [
+        Item(f"key-value cache, {rows} rows x {tokens} tokens", rows * tokens * shape.kv_bytes_per_token),
+        Item("activations (estimate)", repeated + _forward_bytes(shape, rows * work.own) + rows * shape.vocabulary * 8),
+    ]
+
+
+def _engine_items(shape: Shape, work: Work) -> list[Item]:
+    """Shared prompt tokens are held once."""
+    tokens = work.shared + work.rows * (work.own + work.answer)
+    return [
+        Item(f"key-value cache, {work.rows} questions at once", tokens * shape.kv_bytes_per_token),
+        Item("CUDA graphs and activations (estimate)", GRAPH_BYTES + _forward_bytes(shape, ENGINE_BATCHED_TOKENS)),
+    ]
+
+
+def _forward_bytes(shape: Shape, tokens: int) -> float:
+    """One layer without gradients: residual, norm, queries and output, and three of the MLP's width."""
+    return tokens * (4 * shape.hidden + 3 * shape.intermediate) * shape.bytes
+
+
+def _generate(config: RunConfig, model: Shape, work: Work) -> Phase:
+    rows = min(config.generate.batch_size, config.generate.samples)
+    tokens = work.prompt + work.program
+    items = [
+        Item("generator", model.parameters * model.bytes),
+        Item(f"adapter, rank {config.train.lora_rank}", 4 * model.lora_parameters(config.train.lora_rank)),
+    ]
+    if config.generate.engine == "vllm":
+        items += [
+            Item("key-value cache", (work.prompt + rows * work.program) * model.kv_bytes_per_token),
+            Item("CUDA graphs and activations (estimate)", GRAPH_BYTES + _forward_bytes(model, ENGINE_BATCHED_TOKENS)),
+        ]
+    else:
+        sampling = rows * model.vocabulary * (4 + 4 + 8 + 8)  # logits, probabilities, their running sum
+        items += [
+            Item(f"key-value cache, {rows} rows x {tokens} tokens", rows * tokens * model.kv_bytes_per_token),
+            Item("activations (estimate)", _forward_bytes(model, work.prompt) + sampling),
+        ]
+    return Phase("generate", (*items, Item("CUDA context", CONTEXT_BYTES)))
+
+
+def _train(config: RunConfig, model: Shape, work: Work) -> Phase:
+    """DPO: a micro-batch holds the chosen and the rejected side of each of its pairs."""
+    adapter = 4 * model.lora_parameters(config.train.lora_rank)  # LoRA weights are float32
+    sequences = 2 * max(1, config.train.batch_size // config.train.gradient_accumulation)
+    tokens = work.prompt + work.program
+    return Phase(
+        "train",
+        (
+            Item("generator", model.parameters * model.bytes),
+            Item(f"adapter, rank {config.train.lora_rank}", adapter),
+            Item("its gradients", adapter),
+            Item("its optimiser state (AdamW)", 2 * adapter),
+            Item("reference adapter, from iteration 2", adapter if config.iterations > 1 else 0),
+            Item(
+                f"activations, {sequences} sequences x {tokens} tokens (estimate)",
+                _training_bytes(model, sequences * tokens, config.train.gradient_checkpointing),
+            ),
+            Item("CUDA contexts of two processes", 2 * CONTEXT_BYTES),
+        ),
+    )
+
+
+def _training_bytes(shape: Shape, tokens: int, checkpointing: bool) -> float:
+    """Per layer: ten tensors of the model's width (inputs of the linear layers, norms in float32, attention) and four
+    of the MLP's are kept for the backward pass; with checkpointing only each layer's input, and one whole layer."""
+    layer = tokens * (10 * shape.hidden + 4 * shape.intermediate) * shape.bytes
+    kept = shape.layers * tokens * shape.hidden * shape.bytes + layer if checkpointing else shape.layers * layer
+    return kept + 3 * 4 * HEAD_CHUNK_TOKENS * shape.vocabulary
+
+
+def _total(items: list[Item]) -> float:
+    return sum(item.bytes for item in items)
+
+
+# What may be changed when it does not fit, gentlest first; `None` as the value: halve or double what is set.
+_REMEDIES: Mapping[str, tuple[str, ...]] = {
+    "evaluate": ("models.dtype", "evaluate.batch_size", "models.scope", "models.merge_on", "evaluate.batch_size 1"),
+    "generate": ("generate.dtype", "generate.batch_size", "train.lora_rank"),
+    "train": ("generate.dtype", "train.gradient_checkpointing", "train.gradient_accumulation", "train.lora_rank"),
+}
+_FEWEST_ROWS, _SMALLEST_RANK = 16, 16
+
+
+def remedies(phase: str, config: RunConfig, shape: Shape) -> Iterator[tuple[str, Any]]:
+    """Settings (dotted key, value) that take less memory in a phase, gentlest first; a later value of a key replaces
+    the earlier one."""
+    for name in _REMEDIES[phase]:
+        match name:
+            case "models.dtype" | "generate.dtype" if shape.bytes > 2:
+                yield name, "bfloat16"
+            case "evaluate.batch_size":
+                yield from ((name, rows) for rows in _halved(config.evaluate.batch_size, _FEWEST_ROWS))
+            case "evaluate.batch_size 1":
+                yield from (("evaluate.batch_size", rows) for rows in _halved(_FEWEST_ROWS, 1))
+            case "generate.batch_size":
+                yield from ((name, rows) for rows in _halved(config.generate.batch_size, 1))
+            case "models.scope" if config.models.scope == "all":
+                yield name, "mlp"
+            case "models.merge_on" if config.models.merge_on != "host":
+                yield name, "host"
+            case "train.gradient_checkpointing" if not config.train.gradient_checkpointing:
+                yield name, True
+            case "train.gradient_accumulation":
+                more = range(config.train.gradient_accumulation + 1, config.train.batch_size + 1)
+                yield from ((name, parts) for parts in more if config.train.batch_size % parts == 0)
+            case "train.lora_rank":
+                yield from ((name, rank) for rank in _halved(config.train.lora_rank, _SMALLEST_RANK))
+
+
+def fit(
+    config: RunConfig, budget: float, build: Callable[[RunConfig], tuple[Plan, Shape, Shape]]
+) -> dict[str, Any] | None:
+    """Settings with which the largest phase takes at most `budget` bytes: as few and as gentle as there are.
+
+    Args:
+        config: a run that may not fit.
+        budget: bytes on the device.
+        build: makes the plan of a configuration, with the shapes of seed and generator.
+
+    Returns:
+        Dotted keys and values; empty where the run fits as it is, None where nothing known is enough.
+    """
+    chosen: dict[str, Any] = {}
+    offered: dict[str, list[Any]] = {}
+    for number in range(3):
+        changed = with_settings(config, chosen)
+        plan, seed, generator = build(changed)
+        phase = plan.phases[number]
+        tries = remedies(phase.name, changed, seed if phase.name == "evaluate" else generator)
+        while phase.peak > budget:
+            key, value = next(tries, (None, None))
+            if key is None:
+                return None
+            chosen[key] = value
+            offered.setdefault(key, []).append(value)
+            phase = build(with_settings(config, chosen))[0].phases[number]
+    for key, values in offered.items():  # what a later one made unnecessary
+        others = {k: v for k, v in chosen.items() if k != key}
+        gentler = [others, *({**others, key: value} for value in values)]
+        chosen = next(c for c in gentler if build(with_settings(config, c))[0].peak <= budget)
+    return chosen
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A configuration with some dotted keys (`section.key`) changed."""
+    for dotted, value in settings.items():
+        section, key = dotted.split(".")
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update={key: value})})
+    return config
+
+
+def _halved(value: int, least: int) -> Iterator[int]:
+    while value // 2 >= least:
+        value //= 2
+        yield value
+
+
+def seconds(plan: Plan, config: RunConfig, seed: Shape, generator: Shape, device: DeviceClass) -> dict[str, float]:
+    """Estimated seconds of a whole run's phases on a GPU: the larger of reading memory and computing, at the shares
+    above of the vendor's figures. Upper bounds in tokens: every sample valid and new, every answer to its limit."""
+    work = plan.work
+    answer = _decode_seconds(
+        seed, work.rows if config.evaluate.engine == "vllm" else min(config.evaluate.batch_size, work.rows), work.rows,
+        work.shared + work.own, work.answer, device, config.evaluate.engine,
+    )  # fmt: skip
+    prefill = 2 * seed.parameters * (work.shared + work.rows * work.own) / (FLOPS_SHARE * device.flops)
+    vectors = (len(config.models.sources) + 2) * seed.merged * seed.bytes
+    merging = PROGRAM_PASSES * vectors / (BANDWIDTH_SHARE * device.bandwidth)
+    sampling = _decode_seconds(
+        generator, config.generate.batch_size, work.samples, work.prompt, work.program, device, config.generate.engine
+    )
+    # Two sequences a pair; forward and backward of policy (frozen weights: 4 x parameters), forward of the reference.
+    flops = (8 if config.train.gradient_checkpointing else 6) * generator.parameters  # per token
+    passes = 2 * work.pairs * (work.prompt + work.program) * flops
+    return {
+        "evaluate": work.evaluations * (answer + prefill + merging),
+        "generate": sampling,
+        "train": passes / (TRAIN_FLOPS_SHARE * device.flops),
+    }
+
+
+def _decode_seconds(
+    shape: Shape, batch: int, rows: int, prompt: int, new: int, device: DeviceClass, engine: str
+) -> float:
+    """Each step reads the weights once and the cache of every row, on average half filled with new tokens."""
+    cache = batch * (prompt + new / 2) * shape.kv_bytes_per_token
+    step = (shape.parameters * shape.bytes + cache) / (BANDWIDTH_SHARE * device.bandwidth)
+    if engine == "transformers":
+        step = max(step, shape.layers * LAYER_SECONDS)
+    return math.ceil(rows / batch) * new * step
