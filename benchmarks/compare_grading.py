@@ -53,6 +53,7 @@ def main() -> None:
     source.add_argument("--completions", type=Path)
     source.add_argument("--case-table", action="store_true")
     parser.add_argument("--update", action="store_true", help="write lm-eval's verdicts into the case table")
+    parser.add_argument("--label", default="", help="added to the name of the result file")
     arguments = parser.parse_args()
     if arguments.update and not arguments.case_table:
         parser.error("--update goes with --case-table")
@@ -99,7 +100,8 @@ def compare(arguments: argparse.Namespace) -> int:
     results["scorer_processes"] = {k: getattr(shared_pool().counts, k) for k in ("started", "timed_out", "died")}
     print(f"{wrong} verdicts are not lm-eval's")
     sys.argv[1:] = [Path(argument).name if os.sep in argument else argument for argument in sys.argv[1:]]
-    print(f"wrote {record.write(f'compare_grading_{task}' + ('_cases' if cases else ''), results)}")
+    name = "_".join(filter(None, ["compare_grading", task, "cases" if cases else arguments.label]))
+    print(f"wrote {record.write(name, results)}")
     return 1 if wrong else 0
 
 

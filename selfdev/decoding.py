@@ -1,8 +1,8 @@
 """Key-value caches for decoding many rows with transformers: memory laid out beforehand, a shared prompt held once.
 
-The layers of transformers copy the whole cache at each token (64 rows of 4M parameters, 230 + 150 tokens, one core: 31 s
-against 7 s without). And rows that continue one prefix each hold it and read it again at each token: with a five-shot
-prefix that is most of what attention costs. `SharedPrefix` lets all rows attend to one copy, in one product.
+The layers of transformers copy the whole cache at each token (64 rows of 4M parameters, 230 + 150 tokens, one core:
+31 s against 7 s). And rows that continue one prefix each hold it and read it again at each token: with a five-shot
+prefix that is most of what attention costs. `prefix_cache` lets all rows attend to one copy, in one product.
 
 Left out of the second: models whose attention is more than scaled dot products (soft caps, sinks, windows), and half
 precision, where the scores would be rounded before the softmax.
@@ -103,6 +103,8 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         if self.is_initialized:
             start = self._written
             end = start + key_states.shape[-2]
+            if end > self._tokens:  # writing beyond the end of a tensor is no error of its own
+                raise RuntimeError(f"a cache with room for {self._tokens} tokens was given {end}")
             self._keys[:, :, start:end] = key_states
             self._values[:, :, start:end] = value_states
             self._show(end)
@@ -157,7 +159,7 @@ def _attention(
     shared_prefix: Cache | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention of queries (rows, heads, tokens, width), if need be to a prefix of all rows first."""
+    """Scaled dot-product attention of queries (rows, heads, tokens, width); with a prefix, to that too."""
     if shared_prefix is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
         return output, None

@@ -6,6 +6,7 @@
     |- DataError        (1)      a data file that is missing, empty or malformed
     |- RunError         (1)      a run directory that is locked, unwritable or belongs to another configuration
     '- StageError       (1)      a stage that could not go on: the trainer died, the sandbox cannot start
+       '- EngineError   (1)      the engine failed while it held one candidate's weights; the next candidate may do
 
 A message says what was given, what is allowed and what to do. Everything else is a bug and keeps its traceback.
 """
@@ -39,3 +40,7 @@ class RunError(SelfdevError):
 
 class StageError(SelfdevError):
     """A stage of the loop could not go on."""
+
+
+class EngineError(StageError):
+    """The engine failed while it held a candidate's weights. They are gone from it: the seed is in place."""

@@ -192,6 +192,24 @@ def read_weights(ref: str) -> Mapping[str, torch.Tensor]:
     return _Weights(ref, _weight_files(ref))
 
 
+def read_headers(ref: str) -> dict[str, tuple[torch.Size, str]]:
+    """Shape and dtype (as safetensors names it, such as "BF16") of each tensor of the checkpoint, from its headers.
+
+    Raises:
+        ModelError: as `read_weights`.
+    """
+    names: dict[Path, list[str]] = {}
+    for name, file in _weight_files(ref).items():
+        names.setdefault(file, []).append(name)
+    headers: dict[str, tuple[torch.Size, str]] = {}
+    for file, held in names.items():
+        with _open_safetensors(ref, file) as opened:
+            for name in held:
+                part = opened.get_slice(name)
+                headers[name] = torch.Size(part.get_shape()), str(part.get_dtype())
+    return headers
+
+
 def parameter_groups(ref: str) -> dict[str, tuple[torch.Size, tuple[str, ...]]]:
     """Parameters in the model's own order: name -> (shape, all names of the same tensor, tied ones included).
 
@@ -326,9 +344,12 @@ def _read_index(ref: str, index: Path) -> dict[str, str]:
         names = {str(name): str(file) for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"model {ref!r}: {index.name} is not a safetensors index ({error})") from error
-    for file in names.values():
-        if Path(file).name != file or not (index.parent / file).is_file():
-            raise ModelError(f"model {ref!r}: {index.name} names {file}, which is not there; fetch the model again")
+    lost = sorted({f for f in names.values() if Path(f).name != f or not (index.parent / f).is_file()})
+    if lost:
+        raise ModelError(
+            f"model {ref!r}: {index.name} names {lost[0]}, which is not there ({len(lost)} such files); "
+            "fetch the model again"
+        )
     return names
 
 

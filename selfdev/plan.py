@@ -1,9 +1,9 @@
-"""What a run will hold on its device, phase by phase, and how long a GPU would take: arithmetic on a configuration.
+"""What a run will hold on its device, phase by phase: arithmetic on a configuration.
 
 Nothing is loaded: the sizes come from the models' config.json. Phases follow one another and give their memory back, so
 what has to fit is the largest peak. GB are 10^9 bytes throughout; a card sold with 80 GB has about 85 of them, and the
-difference is what is left here for fragmentation. Memory counts tensors by their shapes; activations and GPU times are
-estimates, marked as such where they are printed. Left out: several devices, quantised weights.
+difference is what is left here for fragmentation. Memory counts tensors by their shapes; activations are estimates,
+marked as such. `selfdev.plan_time` estimates how long it takes. Left out: several devices, quantised weights.
 """
 
 from __future__ import annotations
@@ -102,29 +102,6 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceClass:
-    """Public figures of one GPU: memory bandwidth (bytes/s), dense bfloat16 rate (FLOP/s)."""
-
-    name: str
-    gigabytes: int
-    bandwidth: float
-    flops: float
-
-
-# Vendors' data sheets; without sparsity.
-DEVICES = (
-    DeviceClass("H100 SXM 80 GB", 80, 3.35e12, 989e12),
-    DeviceClass("A100 SXM 80 GB", 80, 2.04e12, 312e12),
-    DeviceClass("A100 40 GB", 40, 1.56e12, 312e12),
-    DeviceClass("L40S 48 GB", 48, 0.86e12, 362e12),
-    DeviceClass("RTX 4090 24 GB", 24, 1.01e12, 165e12),
-)
-BANDWIDTH_SHARE, FLOPS_SHARE, TRAIN_FLOPS_SHARE = 0.7, 0.55, 0.4  # of the figures above, as usually reached
-LAYER_SECONDS = 0.8e-3  # launching the kernels of one layer from Python (transformers); vLLM replays graphs
-PROGRAM_PASSES = 10  # passes of one merge program over the task vectors
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Phases in the order of a run."""
 
@@ -177,9 +154,8 @@ def workload(config: RunConfig, prompt_characters: int, baselines: int) -> Work:
 def _test_size(config: RunConfig) -> int:
     if config.task.test_size != "rest":
         return config.task.test_size
-    return _TEST_ROWS.get(config.task.name, _OTHER_ROWS) - (
-        config.task.dev_size if config.task.dev_from == "test" else 0
-    )
+    taken = config.task.dev_size if config.task.dev_from == "test" else 0
+    return _TEST_ROWS.get(config.task.name, _OTHER_ROWS) - taken
 
 
 def _pairs(config: RunConfig) -> int:
@@ -202,7 +178,7 @@ def _evaluate(config: RunConfig, seed: Shape, work: Work) -> Phase:
         Item("a program's workspace, one parameter at a time", workspace, host),
     ]
     rows = min(config.evaluate.batch_size, work.rows)
-    answer = _engine_items(seed, work) if engine else _batch_items(seed, rows, work)
+    answer = (_engine_items if engine else _batch_items)(seed, rows, work)
     on_device = [item for item in program if not item.host]
     moment = answer if _total(answer) >= _total(on_device) else on_device
     kept = [Item("seed model", seed.parameters * seed.bytes)]
@@ -230,11 +206,11 @@ def _batch_items(shape: Shape, rows: int, work: Work) -> list[Item]:
     ]
 
 
-def _engine_items(shape: Shape, work: Work) -> list[Item]:
+def _engine_items(shape: Shape, rows: int, work: Work) -> list[Item]:
     """Shared prompt tokens are held once."""
-    tokens = work.shared + work.rows * (work.own + work.answer)
+    tokens = work.shared + rows * (work.own + work.answer)
     return [
-        Item(f"key-value cache, {work.rows} questions at once", tokens * shape.kv_bytes_per_token),
+        Item(f"key-value cache, {rows} questions at once", tokens * shape.kv_bytes_per_token),
         Item("CUDA graphs and activations (estimate)", GRAPH_BYTES + _forward_bytes(shape, ENGINE_BATCHED_TOKENS)),
     ]
 
@@ -380,38 +356,3 @@ def _halved(value: int, least: int) -> Iterator[int]:
     while value // 2 >= least:
         value //= 2
         yield value
-
-
-def seconds(plan: Plan, config: RunConfig, seed: Shape, generator: Shape, device: DeviceClass) -> dict[str, float]:
-    """Estimated seconds of a whole run's phases on a GPU: the larger of reading memory and computing, at the shares
-    above of the vendor's figures. Upper bounds in tokens: every sample valid and new, every answer to its limit."""
-    work = plan.work
-    answer = _decode_seconds(
-        seed, work.rows if config.evaluate.engine == "vllm" else min(config.evaluate.batch_size, work.rows), work.rows,
-        work.shared + work.own, work.answer, device, config.evaluate.engine,
-    )  # fmt: skip
-    prefill = 2 * seed.parameters * (work.shared + work.rows * work.own) / (FLOPS_SHARE * device.flops)
-    vectors = (len(config.models.sources) + 2) * seed.merged * seed.bytes
-    merging = PROGRAM_PASSES * vectors / (BANDWIDTH_SHARE * device.bandwidth)
-    sampling = _decode_seconds(
-        generator, config.generate.batch_size, work.samples, work.prompt, work.program, device, config.generate.engine
-    )
-    # Two sequences a pair; forward and backward of policy (frozen weights: 4 x parameters), forward of the reference.
-    flops = (8 if config.train.gradient_checkpointing else 6) * generator.parameters  # per token
-    passes = 2 * work.pairs * (work.prompt + work.program) * flops
-    return {
-        "evaluate": work.evaluations * (answer + prefill + merging),
-        "generate": sampling,
-        "train": passes / (TRAIN_FLOPS_SHARE * device.flops),
-    }
-
-
-def _decode_seconds(
-    shape: Shape, batch: int, rows: int, prompt: int, new: int, device: DeviceClass, engine: str
-) -> float:
-    """Each step reads the weights once and the cache of every row, on average half filled with new tokens."""
-    cache = batch * (prompt + new / 2) * shape.kv_bytes_per_token
-    step = (shape.parameters * shape.bytes + cache) / (BANDWIDTH_SHARE * device.bandwidth)
-    if engine == "transformers":
-        step = max(step, shape.layers * LAYER_SECONDS)
-    return math.ceil(rows / batch) * new * step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from selfdev.grading.base import Grader
+from selfdev.grading import Grader, grade_all
 from selfdev.stats import wilson_interval
 from selfdev.types import Answer, Completion, Question
 
@@ -52,9 +52,9 @@ def score(questions: Sequence[Question], completions: Sequence[Completion], grad
     """
     if len(questions) != len(completions):
         raise ValueError(f"{len(completions)} completions for {len(questions)} questions")
+    verdicts = grade_all(grade, [completion.text for completion in completions], [q.gold for q in questions])
     answers = []
-    for question, completion in zip(questions, completions, strict=True):
-        verdict = grade(completion.text, question.gold)
+    for question, completion, verdict in zip(questions, completions, verdicts, strict=True):
         loops = ends_in_loop(completion.text)
         answers.append(Answer(question.id, completion, verdict.extracted, verdict.correct, loops, verdict.timed_out))
     return tuple(answers)

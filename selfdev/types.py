@@ -22,7 +22,7 @@ class ExecutionStatus(StrEnum):
     EXCEPTION = "exception"  # raised
     TIMEOUT = "timeout"
     MEMORY = "memory"
-    CRASH = "crash"  # the child died
+    CRASH = "crash"  # the child died, or the engine did, twice, with the merged weights in it
     INVALID = "invalid"  # wrong names, shapes, dtype, non-finite values or norm
     NONDETERMINISTIC = "nondeterministic"  # a second run gave other bits
 

@@ -1,7 +1,7 @@
 """One vLLM engine inside this process: built, asked, given other weights, taken down. Evaluator and generator share it.
 
 Why in process: tensors reach the engine without files, pickles or copies between processes, and scheduling is
-deterministic. What the caller had before is left as it was: random states, torch's thread count, log handlers.
+deterministic. What the caller had before is left as it was: random states, torch's thread count, the exception hook.
 
 Weights are replaced in one of two ways, chosen by what the engine is made of:
 
@@ -19,13 +19,13 @@ evaluator tests it at each start. Left out: quantised models, several devices, e
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 _ENVIRONMENT_DEFAULTS = {
-    "VLLM_LOGGING_LEVEL": "ERROR",  # what matters is raised
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # what matters is raised; on an error all requests would be printed
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the process runs other things than this engine
 }
 
@@ -102,7 +102,7 @@ class VllmEngine:
 
     Raises:
         UsageError: vLLM is not installed, or not for this device.
-        ModelError: vLLM cannot run the model with these settings.
+        ModelError: vLLM cannot run the model with these settings, or cannot use the adapter.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class VllmEngine:
         settings: VllmConfig,
         adapter: tuple[str, int] | None = None,
     ) -> None:
-        device = torch.device(device)
+        device = self._device = torch.device(device)
         _import_vllm(device)
         options = _memory(device, settings) | _lora_options(adapter)
         self._llm: Any = _build(
@@ -122,13 +122,16 @@ class VllmEngine:
             model=str(local_directory(ref)),
             dtype=str(dtype).removeprefix("torch."),
             max_num_seqs=batch_size,
-            max_model_len=settings.max_model_len,
+            max_model_len=_context(ref, settings),
             enforce_eager=settings.enforce_eager or device.type == "cpu",
+            # A seeded request whose prompt is computed in parts fails on CPU: its random stream cannot be wound back.
+            enable_chunked_prefill=device.type != "cpu",
             **options,
         )
-        self._adapter = _lora_request(adapter)
+        self._adapter = None if adapter is None else self._load_adapter(adapter[0])
         self._in_place = device.type == "cuda" and all(self._llm.apply_model(_is_dense))
         self.context: int = self._llm.llm_engine.model_config.max_model_len
+        self.block: int = self._llm.llm_engine.vllm_config.cache_config.block_size  # tokens; only whole ones are shared
         self.groups = FusedGroups(self._llm.apply_model(_packed_modules)[0])
 
     def answer(
@@ -154,7 +157,7 @@ class VllmEngine:
         Raises:
             StageError: requests of an earlier call are still held.
         """
-        with _callers_state():
+        with _callers_state(), self._stance():
             self._forget_prefixes()
             engine = self._llm.llm_engine
             replies = [Reply() for _ in draws]
@@ -194,6 +197,22 @@ class VllmEngine:
             self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         _clean_up()
+
+    def _stance(self) -> AbstractContextManager[Any]:
+        """On CPU nothing is compiled: a few small functions of the sampler would call a C++ compiler for a minute."""
+        return nullcontext() if self._device.type == "cuda" else torch.compiler.set_stance("force_eager")
+
+    def _load_adapter(self, directory: str) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest("adapter", 1, directory)
+        try:
+            with _callers_state(), _quiet():
+                self._llm.llm_engine.add_lora(request)
+        except Exception as error:
+            self.shutdown()
+            raise ModelError(f"vLLM cannot use adapter {directory}: {reason(error)}") from error
+        return request
 
     def _forget_prefixes(self) -> None:
         if not self._llm.reset_prefix_cache():
@@ -278,11 +297,16 @@ def _build(ref: str, **options: Any) -> Any:
             )
     except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError) as error:
         _clean_up()
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
-            f"vLLM cannot run {ref!r}: {reason}; lower vllm.max_model_len or vllm.kv_cache_bytes if memory is short, or "
-            "use engine=transformers"
+            f"vLLM cannot run {ref!r}: {reason(error)}; lower vllm.max_model_len or vllm.kv_cache_bytes if memory is "
+            "short, or use engine=transformers"
         ) from error
+
+
+def _context(ref: str, settings: VllmConfig) -> int | None:
+    """The longest prompt and completion; a setting cannot exceed what the model has."""
+    own = getattr(load_config(ref), "max_position_embeddings", None)
+    return min(settings.max_model_len, own) if settings.max_model_len and own else settings.max_model_len
 
 
 def _memory(device: torch.device, settings: VllmConfig) -> dict[str, Any]:
@@ -305,14 +329,6 @@ def _lora_options(adapter: tuple[str, int] | None) -> dict[str, Any]:
     if not fitting:
         raise UsageError(f"vLLM runs adapters up to rank {allowed[-1]}, this one has {rank}; set train.lora_rank lower")
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": fitting[0]}
-
-
-def _lora_request(adapter: tuple[str, int] | None) -> Any:
-    if adapter is None:
-        return None
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest("adapter", 1, adapter[0])
 
 
 def _sampling(draw: Draw, max_new_tokens: int, end_ids: frozenset[int], log_probs: bool) -> Any:
@@ -371,28 +387,37 @@ def _clean_up() -> None:
     """Undo what an engine leaves in the process, so that another one can be built."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    gc.collect()
     with _quiet():
-        cleanup_dist_env_and_memory()
-    gc.collect()
+        cleanup_dist_env_and_memory()  # collects garbage, too
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 @contextmanager
 def _callers_state() -> Iterator[None]:
-    """Random states and threads as they were: vLLM seeds them all, and its CPU worker takes over torch's threads."""
+    """Random states, threads and exception hook as they were.
+
+    vLLM seeds all generators, its CPU worker takes over torch's threads, and torch.distributed puts a rank before
+    every line of a traceback.
+    """
+    hook = sys.excepthook
     python, numpy = random.getstate(), np.random.get_state()
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
+            sys.excepthook = hook
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_num_threads = set_threads
             if torch.get_num_threads() != threads:
                 set_threads(threads)
+
+
+def reason(error: Exception) -> str:
+    """An engine's error in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def _table() -> Iterator[Op]:
     yield from _rows("flip", "input:t dims:l+", "tm")
     yield from _rows("fliplr flipud", "input:t", "tm")
     yield from _rows("rot90", "input:t k:i dims:l", "tm")
-    yield from _rows("roll", "input:t shifts:l dims:l", "tm")
+    yield from _rows("roll", "input:t shifts:l dims:l", "tm", size="own")
     yield from _rows("tril triu", "input:t diagonal:i", "tm_")
     yield from _rows("diag diag_embed diagflat", "input:t diagonal:i", "tm", size="own")
     yield from _rows("kron outer ger", "input:t other:t", "tm", size="own")

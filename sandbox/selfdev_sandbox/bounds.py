@@ -34,6 +34,20 @@ def _of_size(args: list[Any], kwargs: dict[str, Any]) -> int:
     return product_of(sizes) * dtype.itemsize
 
 
+def _multinomial(args: list[Any], kwargs: dict[str, Any]) -> int:
+    """Rows times samples, and PyTorch's copies of the probabilities."""
+    tensor = _all(args, kwargs)[0]
+    samples = _value(args, kwargs, "num_samples", 1, 1)
+    rows = tensor.numel() // max(1, tensor.shape[-1]) if tensor.dim() else 1
+    return 64 * rows * max(0, samples) + 16 * tensor.numel() if isinstance(samples, int) else HUGE
+
+
+def _roll(args: list[Any], kwargs: dict[str, Any]) -> int:
+    """One tensor per shift: PyTorch holds them all until the last is done."""
+    shifts = _value(args, kwargs, "shifts", 1, 1)
+    return nbytes(_all(args, kwargs)[0]) * max(1, len(numbers_in(shifts)))
+
+
 def _first_size(args: list[Any], kwargs: dict[str, Any]) -> int:
     """full(size, fill), new_full(input, size, fill)."""
     sizes = next((a for a in args if isinstance(a, (list, tuple))), None)
@@ -321,7 +335,8 @@ OWN: dict[str, Callable[[list[Any], dict[str, Any]], int]] = {
     "combinations": _combinations,
     "getitem": _getitem,
     "randperm": _named_int("n", 0),
-    "multinomial": _named_int("num_samples", 1, 64),
+    "multinomial": _multinomial,
+    "roll": _roll,
     "normal": _normal,
     "repeat": _repeat,
     "tile": _repeat,

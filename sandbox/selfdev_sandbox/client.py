@@ -195,6 +195,7 @@ class Tensor:
     grad = property(lambda self: None)
     grad_fn = property(lambda self: None)
     is_cuda = property(lambda self: DEVICE[0].type == "cuda")
+    is_cpu = property(lambda self: DEVICE[0].type == "cpu")
     is_leaf = property(lambda self: True)
     is_sparse = property(lambda self: False)
     itemsize = property(lambda self: self.dtype.itemsize)
@@ -218,7 +219,17 @@ class Tensor:
     def is_complex(self) -> bool:
         return False
 
-    def is_contiguous(self) -> bool:
+    def stride(self, dim: int | None = None) -> Any:
+        strides = tuple(CONNECTION.ask(Read("strides", self.ref.i, program_line())).value)
+        return strides if dim is None else strides[dim]
+
+    def is_contiguous(self, *_args: Any, **_kwargs: Any) -> bool:
+        """Whether the elements lie in order, as PyTorch tells it."""
+        step = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride()), strict=True):
+            if size != 1 and stride != step:
+                return not self.numel()
+            step *= size
         return True
 
     # Values.
@@ -304,7 +315,7 @@ class Tensor:
         return self
 
     cuda = cpu
-    requires_grad_ = cpu
+    requires_grad_ = detach_ = cpu
 
     def copy_(self, source: Any, non_blocking: bool = False) -> Tensor:
         source = source if type(source) is Tensor else tensor(source)

@@ -191,6 +191,11 @@ def guarded_getitem(obj: Any, key: Any) -> Any:
     return obj[key]
 
 
+def item_of(obj: Any) -> Callable[[Any], Any]:
+    """`obj.__getitem__`, as in `max(range(n), key=scores.__getitem__)`."""
+    return lambda key: guarded_getitem(obj, key)
+
+
 WRITABLE: set[type] = {
     dict,
     list,
@@ -279,6 +284,17 @@ def program_next(iterator: Iterator[Any], *default: Any) -> Any:
     return next(iterator, *default)
 
 
+def program_hash(value: Any) -> int:
+    """`hash` of strings, numbers and tuples of them, the same in every run; other hashes are addresses."""
+    plain = [value]
+    for item in plain:
+        if type(item) is tuple:
+            plain.extend(item)
+        elif type(item) not in (str, int, float, bool, bytes):
+            raise TypeError(f"hash() of a {_kind_name(item)} is not available here; hash names or numbers")
+    return hash(value)
+
+
 def identity(value: Iterable[Any]) -> Iterable[Any]:
     """`_getiter_`: every object a program can hold may be iterated."""
     return value
@@ -305,6 +321,8 @@ def program_builtins() -> dict[str, Any]:
         "isinstance": program_isinstance,
         "type": program_type,
         "next": program_next,
+        "hash": program_hash,
+        "u_name": "program",  # `__name__`
         "u_print": _quiet,
         "object": Token("object", (object,)),
         "True": True,
@@ -319,6 +337,7 @@ def guard_hooks() -> dict[str, Any]:
     return {
         "_getattr_": guarded_getattr,
         "_getitem_": guarded_getitem,
+        "_item_of_": item_of,
         "_getiter_": identity,
         "_write_": guarded_write,
         "_inplacevar_": inplace,

@@ -12,18 +12,19 @@ HUGE = 1 << 62
 
 # Time per unit of work (a byte, a multiplication) in units of the device's speed: what one thread of a busy machine
 # takes, output pages touched for the first time included. A started operation cannot be stopped, so these err upwards.
-_SLOW_COST = {"linear": 5.0, "sort": 50.0, "pool": 5.0, "matmul": 1.0, "cubic": 1.0, "einsum": 1.0}
+_SLOW_COST = {"linear": 5.0, "sort": 80.0, "pool": 5.0, "matmul": 1.0, "cubic": 1.0, "einsum": 1.0}
 _SLOW_NAMES = {
-    400.0: "digamma i0 lgamma",
+    400.0: "digamma i0 lgamma multinomial nanquantile quantile randperm",
     100.0: (
         "acosh arccosh arcsinh asinh bernoulli dropout erfinv exponential float_power heaviside histc ldexp"
-        " logcumsumexp multinomial normal rmod rpow sinc"
+        " logcumsumexp normal rmod rpow sinc"
     ),
     50.0: (
-        "acos arccos arcsin arctan arctan2 arctanh asin atan atan2 atanh combinations cosh erf erfc exp exp2 expm1 gather"
-        " gelu hypot index_add kl_div log log10 log1p log2 logaddexp logaddexp2 logit logsumexp mish one_hot pow rand"
-        " rand_like randn randn_like randperm scatter scatter_add scatter_reduce sinh softplus tan tanh tanhshrink"
-        " take_along_dim uniform xlogy"
+        "acos arccos arcsin arctan arctan2 arctanh argwhere asin atan atan2 atanh combinations cosh dist erf erfc exp exp2"
+        " expm1 gather gelu getitem hypot index_add index_copy index_fill index_select kl_div log log10 log1p log2"
+        " logaddexp logaddexp2 logit logsumexp masked_scatter masked_select mish nonzero one_hot pairwise_distance pow"
+        " rand rand_like randn randn_like renorm scatter scatter_add scatter_reduce setitem sinh softplus take"
+        " take_along_dim tan tanh tanhshrink uniform xlogy"
     ),
 }
 _SLOW = {name: factor for factor, names in _SLOW_NAMES.items() for name in names.split()}

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from selfdev_sandbox import composed
 from selfdev_sandbox.allowlist import NUMBER, OPS, Op
 from selfdev_sandbox.client import Tensor, equal, run, tensor
-from selfdev_sandbox.guards import TYPE_TOKENS, Missing, Namespace, Token, register
+from selfdev_sandbox.guards import TYPE_TOKENS, Missing, Namespace, Token, guarded_getitem, register
 from selfdev_sandbox.values import DTYPE_ALIASES, DTYPES, Device, DType, Generator, Size, as_dtype
 from selfdev_sandbox.wire import LinAlgError
 
@@ -194,8 +195,9 @@ def make_torch() -> Namespace:
         "inf": math.inf,
         "nan": math.nan,
         "newaxis": None,
-        "special": Namespace("torch.special", {"expit": _table("t")["sigmoid"]}),
+        "special": Namespace("torch.special", composed.special(table)),
     }
+    table |= composed.functions()
     return Namespace("torch", table)
 
 
@@ -230,8 +232,25 @@ def _partial(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callabl
     return lambda *more, **named: function(*args, *more, **{**kwargs, **named})
 
 
+def _itemgetter(*keys: Any) -> Callable[[Any], Any]:
+    """`operator.itemgetter`, through the guard."""
+    if len(keys) == 1:
+        return lambda obj: guarded_getitem(obj, keys[0])
+    return lambda obj: tuple(guarded_getitem(obj, key) for key in keys)
+
+
 def _wraps(_wrapped: object) -> Callable[[Any], Any]:
     return lambda function: function
+
+
+def _random_class(numbers: random.Random) -> Callable[..., Namespace]:
+    """`random.Random`; without a seed, one from the run's."""
+
+    def make(seed: Any = None) -> Namespace:
+        own = random.Random(numbers.random() if seed is None else seed)
+        return Namespace("Random", {name: getattr(own, name) for name in _RANDOM.split()})
+
+    return make
 
 
 def _standard(numbers: random.Random) -> dict[str, Namespace]:
@@ -254,7 +273,7 @@ def _standard(numbers: random.Random) -> dict[str, Namespace]:
         "statistics": _subset(
             statistics,
             "fmean geometric_mean harmonic_mean mean median median_high median_low mode"
-            " pstdev pvariance quantiles stdev variance StatisticsError",
+            " correlation covariance pstdev pvariance quantiles stdev variance StatisticsError",
         ),
         "heapq": _subset(heapq, "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest"),
         "bisect": _subset(bisect, "bisect bisect_left bisect_right insort insort_left insort_right"),
@@ -282,8 +301,15 @@ def _standard(numbers: random.Random) -> dict[str, Namespace]:
                     "gt",
                     "ge",
                     "abs",
+                    "and_",
+                    "or_",
+                    "xor",
+                    "not_",
+                    "truth",
+                    "contains",
                 ]
-            },
+            }
+            | {"itemgetter": _itemgetter, "getitem": guarded_getitem},
         ),
         "typing": Namespace(
             "typing",
@@ -295,6 +321,7 @@ def _standard(numbers: random.Random) -> dict[str, Namespace]:
         ),
         "string": Namespace("string", {"ascii_lowercase": "abcdefghijklmnopqrstuvwxyz", "digits": "0123456789"}),
     }
+    spaces["random"].table["Random"] = _random_class(numbers)
     spaces["collections.abc"] = Namespace("collections.abc", spaces["typing"].table)
     spaces["collections"].table["abc"] = spaces["collections.abc"]
     spaces["itertools"].table["chain"] = Token(
@@ -348,4 +375,5 @@ TYPE_TOKENS.update(
     }
 )
 # `torch.Tensor.add(x, y)` and the like.
+Tensor.index_put_ = composed.index_put_  # type: ignore[attr-defined]
 TYPE_TOKENS[Tensor].table.update({op.name: getattr(Tensor, op.name) for op in OPS if "m" in op.forms})

@@ -53,6 +53,7 @@ _AUGMENTED = {
 }
 _UNARY = {"__neg__": "neg", "__abs__": "abs", "__invert__": "bitwise_not", "__pos__": "positive"}
 _CASTS = {**DTYPE_ALIASES, "bfloat16": "bfloat16", "bool": "bool", "char": "int8", "byte": "uint8"}
+_RESHAPED = ("unsqueeze", "squeeze", "transpose", "swapaxes", "swapdims", "t")  # in place: the handle changes its view
 _ALIASES = {"nelement": "numel", "ndimension": "dim", "absolute_": "abs_"}
 
 
@@ -69,12 +70,13 @@ def equip(kind: type, run: Run) -> None:
     for dunders, form in ((_OPERATORS, "t"), (_REVERSED, "o"), (_AUGMENTED, "m")):
         made |= {dunder: _operator(NUMBER[form, name], kind, run) for dunder, name in dunders.items()}
     made |= {dunder: _unary(NUMBER["t", name], run) for dunder, name in _UNARY.items()}
+    made |= {f"{name}_": _reshaped(name) for name in _RESHAPED}
     made |= {name: _cast(dtype) for name, dtype in _CASTS.items()}
     for name, method in made.items():
         setattr(kind, name, method)
     for alias, name in _ALIASES.items():
         setattr(kind, alias, getattr(kind, name))
-    register(kind, " ".join([*own, *_CASTS, "nelement ndimension", *table]))
+    register(kind, " ".join([*own, *_CASTS, "nelement ndimension index_put_", *(f"{n}_" for n in _RESHAPED), *table]))
 
 
 def _method(number: int, run: Run) -> Callable[..., Any]:
@@ -97,6 +99,18 @@ def _operator(number: int, kind: type, run: Run) -> Callable[[Any, Any], Any]:
 
 def _unary(number: int, run: Run) -> Callable[[Any], Any]:
     return lambda self: run(number, (self,), {})
+
+
+def _reshaped(name: str) -> Callable[..., Any]:
+    """`x.unsqueeze_(0)`: the object takes over the handle of `x.unsqueeze(0)`, a view of the same memory."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        view = getattr(self, name)(*args, **kwargs)
+        self.ref, view.ref = view.ref, self.ref
+        self.known_shape = view.known_shape
+        return self
+
+    return method
 
 
 def _cast(dtype: str) -> Callable[[Any], Any]:

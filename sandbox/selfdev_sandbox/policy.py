@@ -1,7 +1,7 @@
 """The language layer: source text -> code object, or one refusal with a line. Runs in the child only.
 
 A subclass of RestrictedPython's transformer. What it adds to the language: augmented assignment to items, annotated
-locals, `nonlocal`, names with one leading underscore (renamed), `print` (ignored), imports from an own table. What it
+locals, `nonlocal`, `match` (see `patterns`), names with one leading underscore (renamed), `print` (ignored), imports from an own table. What it
 takes away: classes, attribute assignment, jumps in `finally`, bare `except` (becomes `except Exception`).
 
 Around every `try` it inserts `_sync_()` calls: operations run asynchronously, and an error must be raised inside the
@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from RestrictedPython.transformer import (
     INSPECT_ATTRIBUTES,
     IOPERATOR_TO_STR,
-    RestrictingNodeTransformer,
     copy_locations,
 )
+
+from selfdev_sandbox.patterns import PatternPolicy
 
 FILENAME = "<program>"
 HIDDEN = "u_"  # prefix of renamed names: `_x` is compiled as `u__x`, `print` as `u_print`
@@ -199,8 +200,10 @@ class _Prepare(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def _rename(self, name: str, node: ast.AST) -> str:
+        if name in ("__name__", "__all__", "__version__", "__author__"):
+            return HIDDEN + name.strip("_")
         if name.startswith("_") and name.endswith("_") and len(name) > 1:
-            soft = name in ("__name__", "__all__", "__doc__", "__version__", "__author__", "__file__")
+            soft = name in ("__doc__", "__file__")
             raise Refused(
                 "unsupported" if soft else "violation",
                 f"the name '{name}' is not available",
@@ -232,6 +235,18 @@ class _Prepare(ast.NodeTransformer):
             node.name = self._rename(node.name, node)
         if node.type is None:
             node.type = ast.Name("Exception", ast.Load())
+        return self.generic_visit(node)
+
+    def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar) -> ast.AST:
+        if node.name is not None:
+            node.name = self._rename(node.name, node)
+        return self.generic_visit(node)
+
+    visit_MatchStar = visit_MatchAs
+
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> ast.AST:
+        if node.rest is not None:
+            node.rest = self._rename(node.rest, node)
         return self.generic_visit(node)
 
     def _names(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
@@ -312,7 +327,7 @@ def copy_all(new: _Node, old: ast.AST) -> _Node:
     return new
 
 
-class Policy(RestrictingNodeTransformer):  # type: ignore[misc]
+class Policy(PatternPolicy):
     """RestrictedPython's rules with ours; stops at the first refusal."""
 
     def error(self, node: ast.AST, info: str) -> None:
@@ -330,6 +345,8 @@ class Policy(RestrictingNodeTransformer):  # type: ignore[misc]
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:
+        if node.attr == "__getitem__" and isinstance(node.ctx, ast.Load):  # max(range(n), key=scores.__getitem__)
+            return copy_all_shallow(_call("_item_of_", self.visit(node.value)), node)
         if node.attr in FORBIDDEN_ATTRIBUTES:
             raise Refused("violation", f"the attribute '{node.attr}' is not available", node.lineno)
         if not isinstance(node.ctx, ast.Load):
@@ -371,7 +388,7 @@ class Policy(RestrictingNodeTransformer):  # type: ignore[misc]
         return [copy_all(ast.Expr(_call("_sync_")), node), visited]
 
     def not_allowed(self, node: ast.AST) -> None:
-        names = {"AsyncFunctionDef": "async functions", "Match": "'match' statements", "TryStar": "'except*'"}
+        names = {"AsyncFunctionDef": "async functions", "TryStar": "'except*'"}
         kind = type(node).__name__
         raise Refused("unsupported", f"{names.get(kind, kind)} are not available", getattr(node, "lineno", 0))
 
@@ -409,8 +426,8 @@ def _sync_before_jumps(body: list[ast.stmt]) -> list[ast.stmt]:
                 inner = getattr(node, field, None)
                 if inner:
                     setattr(node, field, _sync_before_jumps(inner))
-            for handler in getattr(node, "handlers", []):
-                handler.body = _sync_before_jumps(handler.body)
+            for part in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
+                part.body = _sync_before_jumps(part.body)
         out.append(node)
     return out
 

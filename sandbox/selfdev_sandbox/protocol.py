@@ -67,7 +67,7 @@ class Call(Struct, frozen=True, array_like=True, tag="c"):
 
 
 class Read(Struct, frozen=True, array_like=True, tag="r"):
-    """Send a value: `item`, `list` or `meta` (shape and dtype)."""
+    """Send a value: `item`, `list`, `meta` (shape and dtype) or `strides`."""
 
     what: Word
     i: Handle

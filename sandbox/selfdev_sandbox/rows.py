@@ -50,6 +50,8 @@ _KIND_NAMES: dict[type, str] = {
     str: "string",
 }
 _PLAIN = frozenset((int, float, bool, str))
+_MAX_ITEMS = 128  # entries of a list of sizes, axes or index parts: PyTorch recurses over some of them
+_LONG_LISTS = frozenset(("split_size_or_sections", "indices_or_sections"))
 _LEAST = -(1 << 62)  # PyTorch negates some integers (`matrix_power` then never ends): none may overflow when negated
 
 
@@ -137,6 +139,8 @@ class Arguments:
         values: list[Any] = call.args
         args, types = [], row.types
         if row.rest or len(values) > len(types):
+            if len(values) > _MAX_ITEMS and any(p.rest and "l" in p.kinds for p in row.op.params):
+                raise ArgumentError(f"takes at most {_MAX_ITEMS} sizes, not {len(values)}")
             args = [self._value(self._param(row, i, call), value, call.line) for i, value in enumerate(values)]
         else:
             tensors = self.memory.tensors
@@ -190,6 +194,8 @@ class Arguments:
 
     def _list(self, param: Param, value: list[Any], line: int) -> Any:
         allowed = next(_INNER[k] for k in param.kinds if k in _INNER)
+        if len(value) > _MAX_ITEMS and param.kinds[0] in "lxi" and param.name not in _LONG_LISTS:
+            raise ArgumentError(f"argument '{param.name}' holds {len(value)} entries; at most {_MAX_ITEMS} are taken")
         made = []
         for item in value:
             kind = type(item)

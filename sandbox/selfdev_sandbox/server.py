@@ -234,6 +234,9 @@ class TensorServer:
         if read.what == "meta":
             self._record("read", [Ref(read.i), "meta"], {}, (), read.line)
             return Reply(None, [self._spec(tensor)])
+        if read.what == "strides":
+            self._record("read", [Ref(read.i), "meta"], {}, (), read.line)
+            return Reply(list(tensor.stride()))
         if read.what not in ("item", "list"):
             raise Ended(Status.VIOLATION, "an unknown value was asked for", read.line)
         if read.what == "item":

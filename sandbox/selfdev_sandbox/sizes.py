@@ -107,14 +107,44 @@ def flops(op: Op, args: list[Any], kwargs: dict[str, Any], moved: int) -> float:
         largest = max((t.numel() for t in tensors), default=1)
         return largest * 2.0 * math.log2(largest + 2)
     if op.cost == "matmul":
-        return _matmul_flops(tensors)
+        return _matmul_flops(tensors) * _distance(op, args, kwargs) * _integers(tensors) + moved
     if op.cost == "cubic":
-        once = sum(20.0 * t.numel() * min(t.shape[-2:] or (1,)) for t in tensors if t.dim() >= 2)
-        return once * _products(op, args, kwargs) + moved
+        if not _decomposes(op, args, kwargs):
+            return float(moved)
+        return sum(_decomposition(t) for t in tensors if t.dim() >= 2) * _products(op, args, kwargs) + moved
     if op.cost == "pool":
         kernel = args[1] if len(args) > 1 else kwargs.get("kernel_size", 1)
         return float(moved) * max([1, *(numbers_in(kernel) if kernel is not None else [])])
-    return einsum_work(op, args)
+    return einsum_work(op, args) * _integers(tensors)
+
+
+_MATRIX_NORMS = (2, -2, "nuc")  # by singular values; the others are sums
+
+
+def _decomposes(op: Op, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether the work is cubic: norms are, of some orders only."""
+    name = op.name.rpartition(".")[2]
+    if name not in ("norm", "matrix_norm"):
+        return True
+    return kwargs.get("ord", args[1] if len(args) > 1 else None) in _MATRIX_NORMS
+
+
+def _decomposition(tensor: torch.Tensor) -> float:
+    """A batch of matrices: 20 m n min(m, n) each, and a fixed part that many small ones add up."""
+    rows, columns = tensor.shape[-2:]
+    return 20.0 * tensor.numel() * min(rows, columns) + 5e5 * (tensor.numel() // max(1, rows * columns))
+
+
+def _distance(op: Op, args: list[Any], kwargs: dict[str, Any]) -> float:
+    """`cdist` of an order other than 2 takes a power per pair and feature."""
+    if op.name != "cdist":
+        return 1.0
+    return 10.0 if kwargs.get("p", args[2] if len(args) > 2 else 2) in (None, 2) else 200.0
+
+
+def _integers(tensors: Sequence[torch.Tensor]) -> float:
+    """Products of integer matrices have no fast kernels."""
+    return 1.0 if all(t.is_floating_point() for t in tensors) else 300.0
 
 
 def _products(op: Op, args: list[Any], kwargs: dict[str, Any]) -> float:

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from selfdev import __version__
-from selfdev.cli import config, evaluate, grade, run, show, zoo
+from selfdev.cli import config, evaluate, grade, plan, run, show, zoo
 from selfdev.errors import SelfdevError
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(show.show)
 app.command("top")(show.top)
+app.command("plan")(plan.plan)
 app.command("config")(config.show_config)
 app.command("evaluate")(evaluate.evaluate)
 app.command("grade")(grade.grade)

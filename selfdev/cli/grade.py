@@ -164,7 +164,7 @@ def _gold(name: str, row: Row, path: Path) -> str:
 def _table(task: str, rows: Sequence[Row], verdicts: dict[str, list[Grade]]) -> Table:
     from selfdev.stats import wilson_interval
 
-    heads = ("grader", "accuracy", "correct", "95 % interval", "unparsable", "timed out")
+    heads = ("grader", "accuracy", "correct", "95 % interval", "unparsable", "timeouts")
     table = Table(*heads, title=f"{task}: {len(rows)} completions", title_justify="left")
     for name, grades in verdicts.items():
         correct = sum(verdict.correct for verdict in grades)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from selfdev_sandbox import Probe, Sandbox
 from selfdev_sandbox.fingerprint import Fingerprint, fingerprint
 
-from selfdev.errors import StageError
+from selfdev.errors import EngineError, StageError
 from selfdev.evaluators.base import Evaluator
 from selfdev.types import Completion, ExecutionStatus, MergeProgram, Outcome
 
@@ -34,7 +35,20 @@ class LocalWorker:
         self.isolation = sandbox.level
 
     def run(self, program: MergeProgram, prompts: Sequence[str], known: Container[str]) -> Outcome:
-        """See `Worker.run`."""
+        """See `Worker.run`. A program whose merged weights bring the engine down is run once more: it may be chance."""
+        with suppress(EngineError):
+            return self._run(program, prompts, known)
+        try:
+            return self._run(program, prompts, known)
+        except EngineError as error:
+            return Outcome(ExecutionStatus.CRASH, f"the engine failed twice: {error}"[:500])
+
+    def forget(self) -> None:
+        """Let go of the task vectors; the worker cannot run programs afterwards."""
+        self._task_vectors = ()
+        self._sandbox.forget()
+
+    def _run(self, program: MergeProgram, prompts: Sequence[str], known: Container[str]) -> Outcome:
         mark = self._fingerprint(program.source, known)
         if mark.digest in known:
             return Outcome(ExecutionStatus.OK, fingerprint=mark.digest)
@@ -54,11 +68,6 @@ class LocalWorker:
             )
         del ran  # one task vector less while the engine needs its cache
         return replace(outcome, completions=self._answer(prompts))
-
-    def forget(self) -> None:
-        """Let go of the task vectors; the worker cannot run programs afterwards."""
-        self._task_vectors = ()
-        self._sandbox.forget()
 
     def _fingerprint(self, source: str, known: Container[str]) -> Fingerprint:
         if self._probe is None:

@@ -68,7 +68,7 @@ class GreedyDecoder:
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
-        self._stops = _StopStrings(tokenizer, stop)
+        self._stops = StopStrings(tokenizer, stop)
         self._end_ids = _end_ids(model, tokenizer, stop)
         self._share_prefix = share_prefix
         self._one_copy = share_prefix and can_share_prefix(model)  # of the prefix for all rows of a batch
@@ -218,7 +218,7 @@ class GreedyDecoder:
         return Completion(text if cut is None else cut, len(row.tokens), truncated=not row.ended)
 
 
-class _StopStrings:
+class StopStrings:
     """Finds stop strings; most tokens are ruled out by their own text alone."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:

@@ -7,7 +7,10 @@ as bits and written back from them.
 
 The engine is in one of three states: it holds the seed; it holds a candidate (`_applied` says which names differ); or
 there is none. An update or an answer that fails in any way ends in the third: the engine is shut down, and the next use
-builds a new one, which holds the seed. Weights that were written half are thus never answered with.
+builds a new one, which holds the seed. Weights that were written half are thus never answered with. A failure with a
+candidate is an `EngineError`, which costs that candidate; one with the seed is answered by a second try in a new engine
+and then ends the run. What kills the whole process (a segmentation fault, the kernel) kills the run, which goes on from
+its store when it is started again.
 
 Between phases nothing stays: `close` shuts the engine down, so that generator, evaluator and trainer can use one
 device in turn. Tokens and texts mean what they mean in `selfdev.evaluators.greedy`.
@@ -22,15 +25,14 @@ from types import MappingProxyType
 import torch
 
 from selfdev.config import VllmConfig
-from selfdev.errors import DataError, ModelError, StageError
-from selfdev.evaluators.greedy import Workload, _StopStrings
+from selfdev.errors import DataError, EngineError, ModelError, StageError
+from selfdev.evaluators.greedy import StopStrings, Workload
 from selfdev.evaluators.validation import check_finite, check_merged
 from selfdev.models import load_tokenizer, parameter_groups, read_weights
 from selfdev.types import Completion
-from selfdev.vllm_engine import Draw, Reply, VllmEngine, end_token_ids, weights_dtype
+from selfdev.vllm_engine import Draw, Reply, VllmEngine, end_token_ids, reason, weights_dtype
 
 _PROBE_TOKENS = 5
-_BLOCK = 16  # tokens in a block of the engine's cache: only whole ones are shared
 
 
 class VllmEvaluator:
@@ -70,7 +72,7 @@ class VllmEvaluator:
         self._dtype = weights_dtype(model_ref, dtype)
         self._settings = settings or VllmConfig()
         self._tokenizer = load_tokenizer(model_ref)
-        self._stops = _StopStrings(self._tokenizer, stop)
+        self._stops = StopStrings(self._tokenizer, stop)
         self._end_ids = end_token_ids(model_ref, stop)
         self._seed = _read_seed(model_ref, self._dtype, torch.device("cpu") if host_seed else self._device)
         self._applied: frozenset[str] = frozenset()  # names whose weights in the engine are not the seed's
@@ -88,7 +90,8 @@ class VllmEvaluator:
         Raises:
             ValueError: a name, shape or value does not fit, or the sum overflows the seed's dtype. The seed is in
                 place then.
-            StageError: the engine's cache could not be emptied.
+            EngineError: the engine failed. The seed is in place then.
+            StageError: the device ran out of memory.
         """
         try:
             check_merged(self._seed, merged)
@@ -111,7 +114,8 @@ class VllmEvaluator:
 
         Raises:
             DataError: a prompt is empty or too long.
-            StageError: the engine failed while a candidate was in it, or twice with the seed.
+            EngineError: the engine failed while a candidate was in it. The seed is in place then.
+            StageError: it failed with the seed, twice.
         """
         if not prompts:
             return []
@@ -135,7 +139,7 @@ class VllmEvaluator:
         token = max(both - first, 0.0) / (few - 1) if few > 1 else 0.0
         batches = -(-len(prompts) // self._batch_size)
         seconds = batches * (first + (self._max_new_tokens - 1) * token)
-        return Workload(sum(map(len, encoded)), _shared_tokens(encoded), seconds)
+        return Workload(sum(map(len, encoded)), _shared_tokens(encoded, self._ready().block), seconds)
 
     def self_check(self, prompts: Sequence[str], names: Collection[str] | None = None) -> None:
         """Check that changed weights reach the output and that restoring gives the seed's tokens back.
@@ -192,6 +196,15 @@ class VllmEvaluator:
             return
         try:
             engine.write((name, self._sum(name, merged.get(name))) for name in names)
+        except torch.OutOfMemoryError as error:
+            self._lose_engine()
+            raise StageError(
+                f"the device ran out of memory writing {len(names)} parameters; models.scope=mlp, models.merge_on=host "
+                "or a smaller vllm.kv_cache_bytes need less (`selfdev plan` counts)"
+            ) from error
+        except Exception as error:
+            self._lose_engine()
+            raise EngineError(f"vLLM failed while its weights were changed ({reason(error)})") from error
         except BaseException:
             self._lose_engine()
             raise
@@ -219,11 +232,11 @@ class VllmEvaluator:
                 raise
             except Exception as error:
                 self._lose_engine()
-                if applied or attempt == 2:
-                    what = "a candidate" if applied else "the seed, twice"
-                    reason = " ".join(str(error).split())[:200] or type(error).__name__
+                if applied:
+                    raise EngineError(f"vLLM failed while answering with merged weights ({reason(error)})") from error
+                if attempt == 2:
                     raise StageError(
-                        f"vLLM failed while answering with {what} ({reason}); run again, or use "
+                        f"vLLM failed twice while answering with the seed ({reason(error)}); run again, or use "
                         "evaluate.engine=transformers"
                     ) from error
             except BaseException:  # an interrupt leaves requests in the engine
@@ -276,9 +289,9 @@ def _read_seed(ref: str, dtype: torch.dtype, device: torch.device) -> dict[str, 
     return seed
 
 
-def _shared_tokens(encoded: list[list[int]]) -> int:
+def _shared_tokens(encoded: list[list[int]], block: int) -> int:
     """Tokens at the beginning of every prompt that the engine computes once: whole blocks."""
     first, last = min(encoded), max(encoded)  # what these two share, all share
     limit = min(map(len, encoded)) - 1
     shared = next((i for i in range(limit) if first[i] != last[i]), limit)
-    return shared // _BLOCK * _BLOCK if len(encoded) > 1 else 0
+    return shared // block * block if len(encoded) > 1 else 0

@@ -11,7 +11,6 @@ Left out: top-k and top-p (the paper samples from the whole distribution), sever
 from __future__ import annotations
 
 import gc
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,12 +23,12 @@ import torch
 from safetensors import SafetensorError
 
 from selfdev.decoding import roomy_cache
-from selfdev.errors import ModelError, UsageError
+from selfdev.errors import ModelError
+from selfdev.generators.texts import Ending, check_sizes, check_temperature, encode_prompt, make_sample
 from selfdev.models import load_causal_lm
 from selfdev.types import Sample, SampleRequest
 
 _COMPACT_BELOW = 0.75  # share of rows still writing at which the finished ones are taken out of the batch
-_ANCHOR = 8  # prompt tokens decoded together with a completion, so that its first token keeps its leading space
 _ADAPTER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserWarning)
 
 
@@ -58,16 +57,13 @@ class TransformersGenerator:
             chat_template: give the prompt as one user message. The model then opens a code block itself, so a sample
                 ends at the second stop string.
         """
-        if batch_size < 1 or max_new_tokens < 1:
-            raise UsageError(
-                f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: both must be at least 1; raise them"
-            )
+        check_sizes(batch_size, max_new_tokens)
         self.batch_size = batch_size
         self._ref = model_ref
         self._device = torch.device(device)
         self._max_new_tokens = max_new_tokens
         self._dtype = dtype
-        self._ending = _Ending(tuple(stop), occurrence=2 if chat_template else 1)
+        self._ending = Ending(stop, occurrence=2 if chat_template else 1)
         self._chat_template = chat_template
         self._base: Any = None  # the resident model; with an adapter its linear layers are wrapped
         self._adapted: Any = None  # the PeftModel around it, None without an adapter
@@ -95,8 +91,7 @@ class TransformersGenerator:
         """
         if self._base is None:
             raise RuntimeError("load() comes before sample()")
-        if not temperature > 0:
-            raise UsageError(f"temperature {temperature}: it must be above 0; for a start 1.0 is usual")
+        check_temperature(temperature)
         prompt_ids = self._encode(prompt)
         for _, batch in groupby(requests, key=lambda request: request.index // self.batch_size):
             yield self._draw(prompt_ids, list(batch), temperature)
@@ -126,21 +121,10 @@ class TransformersGenerator:
             ) from error
 
     def _encode(self, prompt: str) -> list[int]:
-        if self._chat_template:
-            if self._tokenizer.chat_template is None:
-                raise UsageError(f"generator {self._ref!r} has no chat template; turn the chat_template setting off")
-            messages = [{"role": "user", "content": prompt}]
-            encoded = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        else:
-            encoded = self._tokenizer(prompt)
-        ids: list[int] = list(encoded["input_ids"])
-        limit = getattr(self._base.config, "max_position_embeddings", None)
-        if limit is not None and len(ids) + self._max_new_tokens > limit:
-            raise UsageError(
-                f"a prompt of {len(ids)} tokens and {self._max_new_tokens} new ones exceed the {limit} positions of "
-                f"generator {self._ref!r}; lower the token limit or shorten the prompt"
-            )
-        return ids
+        context = getattr(self._base.config, "max_position_embeddings", None)
+        return encode_prompt(
+            self._tokenizer, self._ref, prompt, self._max_new_tokens, context, chat_template=self._chat_template
+        )
 
     @torch.inference_mode()
     def _draw(self, prompt_ids: list[int], requests: list[SampleRequest], temperature: float) -> list[Sample]:
@@ -168,14 +152,10 @@ class TransformersGenerator:
                 cache.batch_select_indices(kept)
                 tokens, active = tokens[kept], [active[i] for i in writing]
             logits = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
-        return [self._sample(prompt_ids, row) for row in rows]
-
-    def _sample(self, prompt_ids: list[int], row: _Row) -> Sample:
-        anchor = prompt_ids[-_ANCHOR:]
-        before = self._tokenizer.decode(anchor, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        both = self._tokenizer.decode(anchor + row.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        text = self._ending.cut(both[len(before) :])
-        return Sample(row.request.index, row.request.seed, text, len(row.tokens), row.nll, truncated=not row.done)
+        return [
+            make_sample(self._tokenizer, self._ending, prompt_ids, row.request, row.tokens, row.nll, done=row.done)
+            for row in rows
+        ]
 
 
 @dataclass(eq=False)
@@ -191,29 +171,6 @@ class _Row:
 
     def __post_init__(self) -> None:
         self.uniforms = np.random.Generator(np.random.Philox(key=self.request.seed)).random(self.limit)
-
-
-class _Ending:
-    """Where a completion ends: with the n-th stop string."""
-
-    def __init__(self, stop: tuple[str, ...], occurrence: int) -> None:
-        self._pattern = re.compile("|".join(re.escape(text) for text in stop)) if stop else None
-        self._occurrence = occurrence
-        self._window = max((len(text.encode()) for text in stop), default=0)  # a token is at least one byte
-
-    def reached(self, tokenizer: Any, tokens: list[int]) -> bool:
-        """Whether the newest token completes the ending. The whole text is decoded only where the tail says so."""
-        if self._pattern is None or not self._pattern.search(tokenizer.decode(tokens[-self._window :])):
-            return False
-        return self._end(tokenizer.decode(tokens, skip_special_tokens=True)) is not None
-
-    def cut(self, text: str) -> str:
-        """The text up to and with its ending."""
-        return text[: self._end(text)]
-
-    def _end(self, text: str) -> int | None:
-        matches = list(self._pattern.finditer(text)) if self._pattern is not None else []
-        return matches[self._occurrence - 1].end() if len(matches) >= self._occurrence else None
 
 
 def _pick(

@@ -142,7 +142,9 @@ class Pool:
         try:
             process = _Process(self._command, self.limits.memory, self._functions, self._environment)
         except OSError as error:
-            raise StageError(f"a process that compares answers cannot start ({error}); look at the limits of memory and processes") from None
+            raise StageError(
+                f"a process that compares answers cannot start ({error}); free memory or processes"
+            ) from None
         why: str | None = f"not ready after {self.limits.start_seconds:g} s"
         with suppress(TimeoutError):
             reply = process.receive(self.limits.start_seconds)

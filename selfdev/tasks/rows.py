@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from selfdev.errors import DataError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def _text(record: Mapping[str, Any], name: str, fields: Fields, place: str, *, n
             f"{place}: field {name!r} is missing, empty or no text; found fields: {found}; "
             f"expected: {', '.join(fields.names)}"
         )
-    if any("\ud800" <= char <= "\udfff" for char in value):
+    if _SURROGATE.search(value):
         raise DataError(f"{place}: field {name!r} holds half of a surrogate pair, which is not text")
     return value
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfdev.config import VllmConfig
 from selfdev.evaluators.base import Evaluator
 from selfdev.evaluators.scripted import ScriptedEvaluator, ScriptedReply
 from selfdev.evaluators.transformers import TransformersEvaluator
@@ -26,16 +27,39 @@ def scripted() -> ScriptedEvaluator:
     return ScriptedEvaluator(seed, script)
 
 
-@pytest.fixture(params=["scripted", "transformers", "transformers-tied", "transformers-bfloat16"])
-def evaluator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Evaluator]:
-    if request.param == "scripted":
-        built: Evaluator = scripted()
-    else:
-        directory = save_tiny(tmp_path / "seed", tiny_llama(tied=request.param != "transformers"))
-        dtype = torch.bfloat16 if request.param.endswith("bfloat16") else "auto"
-        built = TransformersEvaluator(str(directory), "cpu", batch_size=2, max_new_tokens=8, stop=["zz"], dtype=dtype)
-    yield built
-    built.close()
+KINDS = ["", "-tied", "-bfloat16"]
+ENGINES = [
+    "scripted",
+    *(f"transformers{kind}" for kind in KINDS),
+    *(pytest.param(f"vllm{kind}", marks=pytest.mark.vllm) for kind in KINDS),
+]
+
+
+def built(engine: str, directory: Path) -> Evaluator:
+    if engine == "scripted":
+        return scripted()
+    name, _, kind = engine.partition("-")
+    # Heads of 32: the smallest that vLLM has on a CPU.
+    ref = str(save_tiny(directory, tiny_llama(tied=kind != "", hidden=32 if name == "transformers" else 128)))
+    dtype = torch.bfloat16 if kind == "bfloat16" else "auto"
+    if name == "transformers":
+        return TransformersEvaluator(ref, "cpu", batch_size=2, max_new_tokens=8, stop=["zz"], dtype=dtype)
+    from selfdev.evaluators.vllm import VllmEvaluator
+
+    return VllmEvaluator(ref, "cpu", 2, 8, ["zz"], dtype, settings=VllmConfig(kv_cache_bytes=32 << 20))
+
+
+@pytest.fixture(params=ENGINES, scope="module")
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluator]:
+    evaluator = built(request.param, tmp_path_factory.mktemp("seed"))
+    yield evaluator
+    evaluator.close()
+
+
+@pytest.fixture
+def evaluator(running: Evaluator) -> Evaluator:
+    running.restore()
+    return running
 
 
 def bits(evaluator: Evaluator) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfdev.config import VllmConfig
 from selfdev.errors import ModelError, UsageError
 from selfdev.generate import sample_requests
 from selfdev.generators.base import Generator
@@ -29,6 +30,12 @@ LIMIT = 24
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama, flat enough to write many different bytes."""
     return save_tiny(tmp_path_factory.mktemp("generator"), tiny_llama(std=0.05))
+
+
+@pytest.fixture(scope="module")
+def wide_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with heads of 32, the smallest that vLLM has on a CPU."""
+    return save_tiny(tmp_path_factory.mktemp("wide"), tiny_llama(std=0.025, hidden=128))
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +63,18 @@ def _real(model_dir: Path, **changes: object) -> TransformersGenerator:
     return generator
 
 
-@pytest.fixture(params=["scripted", "transformers"])
-def generator(request: pytest.FixtureRequest, model_dir: Path) -> Iterator[Generator]:
-    made: Generator = (
-        ScriptedGenerator([f"{'word ' * i}end" for i in range(0, 40, 3)], batch_size=4, max_new_tokens=LIMIT)
-        if request.param == "scripted"
-        else _real(model_dir)
-    )
+@pytest.fixture(params=["scripted", "transformers", pytest.param("vllm", marks=pytest.mark.vllm)], scope="module")
+def generator(request: pytest.FixtureRequest) -> Iterator[Generator]:
+    if request.param == "scripted":
+        texts = [f"{'word ' * i}end" for i in range(0, 40, 3)]
+        made: Generator = ScriptedGenerator(texts, batch_size=4, max_new_tokens=LIMIT)
+    elif request.param == "transformers":
+        made = _real(request.getfixturevalue("model_dir"))
+    else:
+        from selfdev.generators.vllm import VllmGenerator
+
+        wide, settings = str(request.getfixturevalue("wide_dir")), VllmConfig(kv_cache_bytes=32 << 20)
+        made = VllmGenerator(wide, "cpu", 4, LIMIT, stop=("e",), settings=settings)
     made.load(None)
     yield made
     made.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from selfdev.baselines import read_rule
 from selfdev.compute.base import Worker
 from selfdev.compute.local import LocalWorker, result_hash
 from selfdev.compute.scripted import ScriptedWorker
+from selfdev.errors import EngineError
+from selfdev.evaluators.scripted import ScriptedEvaluator, ScriptedReply
 from selfdev.evaluators.transformers import TransformersEvaluator
 from selfdev.task_vectors import load_task_vectors
-from selfdev.types import ExecutionStatus, MergeProgram
+from selfdev.types import Completion, ExecutionStatus, MergeProgram
 from tests.tiny import nudged, save_tiny, tiny_llama
 
 PROMPTS = ["Question: 1\nAnswer:", "Question: 2\nAnswer:", "Question: 3\nAnswer:"]
@@ -154,6 +156,42 @@ def test_a_merge_that_overflows_the_seed_is_invalid(local: LocalWorker) -> None:
     outcome = local.run(program(huge), PROMPTS, known=())
     assert outcome.status is ExecutionStatus.INVALID
     assert outcome.completions is None
+
+
+class FallingEvaluator(ScriptedEvaluator):
+    """Loses its engine while it holds certain weights, as vLLM may; the seed is in place then."""
+
+    falls = 0  # times that the next candidates bring it down
+
+    def generate(self, prompts: Sequence[str]) -> list[Completion]:
+        if self.falls:
+            self.falls -= 1
+            self.restore()
+            raise EngineError("device lost")
+        return super().generate(prompts)
+
+
+@pytest.mark.parametrize("falls", [1, 2])
+def test_an_engine_that_fails_costs_its_candidate_only(falls: int) -> None:
+    """Failing once may be chance: the program is run again. Failing twice is the program's outcome."""
+    seed = {"weight": torch.zeros(4)}
+    script = {prompt: ScriptedReply(right="merged", wrong="seed", threshold=0.5) for prompt in PROMPTS}
+    evaluator = FallingEvaluator(seed, script)
+    with Sandbox(Limits(seconds=20.0)) as sandbox:
+        worker = LocalWorker(sandbox, evaluator, [{"weight": torch.ones(4)}, {"weight": torch.ones(4)}])
+        expected = worker.run(program(MEAN), PROMPTS, known=())
+        evaluator.falls = falls
+        outcome = worker.run(program(MEAN), PROMPTS, known=())
+        following = worker.run(program(MEAN), PROMPTS, known=())
+    assert [c.text for c in expected.completions or ()] == ["merged"] * 3
+    assert following == expected
+    assert evaluator.projection() == 0.0  # the seed is back
+    if falls == 1:
+        assert outcome == expected
+    else:
+        assert outcome.status is ExecutionStatus.CRASH
+        assert outcome.error == "the engine failed twice: device lost"
+        assert (outcome.completions, outcome.result_hash, outcome.fingerprint) == (None, None, None)
 
 
 def test_result_hash_sees_names_shapes_and_bits() -> None:

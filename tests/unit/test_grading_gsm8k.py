@@ -1,6 +1,6 @@
 """GSM8K grading. The case table is data: every grading bug becomes a row of grading/gsm8k.json.
 
-Its verdicts were worked out from the filters of lm-eval 0.4.13, not from ours.
+Its verdicts are those of lm-eval 0.4.13's own code, which `benchmarks/compare_grading.py` runs.
 """
 
 from __future__ import annotations
@@ -14,17 +14,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfdev.errors import DataError
 from selfdev.grading.base import Grade
-from selfdev.grading.gsm8k import grade_flexible, grade_strict, normalise
+from selfdev.grading.gsm8k import gold_answer, grade_flexible, grade_strict, normalise
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "grading" / "gsm8k.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["why"] for case in CASES])
 def test_verdict(case: dict[str, Any]) -> None:
-    gold = normalise(case["gold"])
+    gold = gold_answer(case["gold"])
     assert grade_strict(case["output"], gold) == Grade(*case["strict"])
     assert grade_flexible(case["output"], gold) == Grade(*case["flexible"])
+
+
+def test_no_row_of_the_table_is_there_twice() -> None:
+    assert len({(case["output"], case["gold"]) for case in CASES}) == len(CASES) >= 150
+
+
+@pytest.mark.parametrize("reference", ["", "####", "seven", "#### seven", "7 #### seven"])
+def test_references_without_a_number_are_refused(reference: str) -> None:
+    with pytest.raises(DataError, match="holds no number"):
+        gold_answer(reference)
 
 
 def lm_eval(pattern: str, which: int, text: str) -> str:
