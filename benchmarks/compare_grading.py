@@ -6,7 +6,7 @@
 lm-eval (with its extra `math`) lies in an environment of its own, whose interpreter PATH names. The file has the
 fields id, completion, gold. With --case-table the rows are those of tests/unit/grading/TASK.json, whose frozen verdicts
 must be lm-eval's; --update writes them anew (columns of the search's own grader stay). The result file names rows by id
-and holds no text of theirs.
+and holds no text of theirs. To be run on an idle machine: math-verify and lm-eval give up after 5 s by the clock.
 """
 
 from __future__ import annotations

@@ -128,7 +128,16 @@ def base_rates(given: argparse.Namespace, models: dict[str, Path]) -> dict[str, 
         if not out.exists():
             options = ["--model", str(path), "--task", "jsonl", "--data", str(given.svamp), "--limit", str(given.limit)]
             fields = ["--question-field", "Body", "--question-field", "Question", "--answer-field", "Answer"]
-            prompt = ["--shots-file", "tasks/gsm8k-5shot.json", "--max-new-tokens", "128", "--engine", given.engine]
+            prompt = [
+                "--shots-file",
+                "tasks/gsm8k-5shot.json",
+                "--max-new-tokens",
+                "128",
+                "--engine",
+                given.engine,
+                "--dtype",
+                "float32",
+            ]
             timed(
                 given, ["evaluate", *options, *fields, *prompt, "--grader", "number", "-b", "64", "--output", str(out)]
             )
@@ -144,6 +153,7 @@ def search_settings(given: argparse.Namespace, siblings: dict[str, Path]) -> Ite
         "models.sources": json.dumps([str(path) for path in siblings.values()]),
         "task.data": json.dumps(str(given.svamp)),
         "evaluate.engine": given.engine,
+        "models.dtype": "float32",
         "threads": given.threads,
     }
     for text in [f"{key}={value}" for key, value in values.items()] + given.set:

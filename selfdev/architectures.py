@@ -6,6 +6,7 @@ The paper's models are known without their config.json, so that their presets ca
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from transformers import MistralConfig, PretrainedConfig
@@ -48,16 +49,28 @@ def read_shape(ref: str, dtype: str = "auto", scope: Scope = "all") -> Shape:
         ModelError: no such model, or a hub id that is neither cached nor served nor known.
         UsageError: the scope matches no parameter.
     """
-    config = peek_config(ref)
-    if config is None:
-        config = _known(ref)
-    return shape_of(config, dtype, scope)
+    return _shape(*_read(ref), dtype, scope)
 
 
 def shape_of(config: PretrainedConfig, dtype: str = "auto", scope: Scope = "all") -> Shape:
     """As `read_shape`, for a configuration."""
+    return _shape(config, _sizes(config), dtype, scope)
+
+
+@lru_cache(maxsize=16)  # looking for settings that fit asks for the same models many times
+def _read(ref: str) -> tuple[PretrainedConfig, dict[str, int]]:
+    config = peek_config(ref)
+    if config is None:
+        config = _known(ref)
+    return config, _sizes(config)
+
+
+def _sizes(config: PretrainedConfig) -> dict[str, int]:
+    return {name: math.prod(shape) for name, (shape, _) in groups_of(config).items()}
+
+
+def _shape(config: PretrainedConfig, sizes: dict[str, int], dtype: str, scope: Scope) -> Shape:
     text = config.get_text_config()
-    sizes = {name: math.prod(shape) for name, (shape, _) in groups_of(config).items()}
     merged = [size for name, size in sizes.items() if in_scope(name, scope)]
     if not merged:
         raise UsageError(f"models.scope {scope!r} matches none of the seed's parameters (such as {next(iter(sizes))})")

@@ -98,7 +98,7 @@ class VllmConfig(Section):
 
     kv_cache_bytes: PositiveInt | None = None  # None: as the next key says on CUDA, 2 GiB on CPU
     gpu_memory_utilization: Share = 0.9  # of the memory that is free when the engine starts; CUDA
-    max_model_len: PositiveInt | None = None  # longest prompt and completion in tokens; None: the model's context
+    max_model_len: PositiveInt | None = None  # longest prompt and completion in tokens; at most, and None: the model's
     enforce_eager: bool = False  # CUDA without graphs: starts sooner, answers more slowly
 
 

@@ -271,6 +271,9 @@ class _Weights(Mapping[str, torch.Tensor]):
         tensor: torch.Tensor = self._open[file].get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files  # a Mapping would read the tensor to find out
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

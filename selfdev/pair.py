@@ -5,13 +5,22 @@ earlier iteration join the chosen side. The paper does not say how pairs are for
 every rejected one whose score is strictly lower. Programs whose merged task vector repeats an earlier one are left out
 (their pair would teach nothing about the score). Ties are broken by the order of drawing, so the result depends on
 nothing but the rows.
+
+Scores are measured, so some pairs stand the wrong way round. `min_evidence` keeps only pairs whose two programs are
+separated by the questions that both answered (an e-value, so that a race may have stopped either of them at any time);
+`inverted_share` estimates how many of a set of pairs are wrong; `max_appearances` keeps one program from dominating.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import log, sqrt
+from statistics import NormalDist, fmean
 
 from selfdev.config import PairConfig
+from selfdev.shrink import between_variance
+from selfdev.stats import AnswerRow, discordant, log_e_better
 from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate
 
 
@@ -32,7 +41,13 @@ def share_count(count: int, share: float) -> int:
 
 
 def pair(
-    prompt: str, current: Sequence[ScoredCandidate], earlier: Sequence[ScoredCandidate], rule: PairConfig
+    prompt: str,
+    current: Sequence[ScoredCandidate],
+    earlier: Sequence[ScoredCandidate],
+    rule: PairConfig,
+    answers: Mapping[str, AnswerRow] | None = None,
+    min_evidence: float | None = None,
+    max_appearances: int | None = None,
 ) -> list[PreferencePair]:
     """The preference pairs of one iteration.
 
@@ -41,10 +56,19 @@ def pair(
         current: all candidates of this iteration, failed ones included.
         earlier: all candidates of the iterations before it.
         rule: shares, elites, and what failures may do.
+        answers: candidate id -> its dev verdicts in the order of the questions, None where it was not asked one.
+        min_evidence: least e-value for "chosen is better than rejected" over the questions that both were asked, at
+            least 1 (20: a wrong claim about one pair at most once in 20); None: scores decide, as in the paper. A
+            program that failed needs no evidence: that it failed is not a matter of chance.
+        max_appearances: most pairs that one program may be in, on either side; the strongest pairs come first.
 
     Returns:
-        Pairs, best chosen program first; at most `rule.max_pairs`. Empty where no score separates two programs.
+        Pairs, best chosen program first; at most `rule.max_pairs`. Empty where nothing separates two programs.
+
+    Raises:
+        ValueError: evidence is asked for without answers, or a bound is below 1.
     """
+    _check_bounds(answers is not None, min_evidence, max_appearances)
     best, order = ranked(current), by_score(current)
     chosen = best[: share_count(len(best), rule.chosen_share)] if best else []
     rejected = order[len(order) - share_count(len(order), rule.rejected_share) :] if order else []
@@ -53,7 +77,81 @@ def pair(
     if rule.failures == "reject":
         rejected = rejected + _failures(current)
     pairs = [_make(prompt, good, bad) for good in chosen for bad in rejected if _better(good, bad)]
+    if answers is not None and min_evidence is not None:
+        pairs = [p for p in pairs if p.rejected_score is None or _log_evidence(p, answers) >= log(min_evidence)]
+    if max_appearances is not None:
+        pairs = _bounded(pairs, max_appearances)
     return pairs[: rule.max_pairs]
+
+
+def inverted_share(pairs: Sequence[PreferencePair], answers: Mapping[str, AnswerRow]) -> float | None:
+    """Estimated share of pairs whose chosen program is truly the worse one; None without pairs.
+
+    Per pair: the true difference is normal with mean 0 and twice the variance between all candidates in `answers`
+    (`shrink.between_variance`) before, and shrunken towards 0 after the measured difference; the pair is wrong with the
+    chance that it is negative. Because the prior is fitted, pairs picked for their large measured difference are not
+    taken at face value. Pairs whose rejected program failed are right.
+
+    Args:
+        pairs: from `pair`, with any rule.
+        answers: verdicts of all scored candidates, to fit the prior, those of every pair among them.
+    """
+    if not pairs:
+        return None
+    prior = 2 * between_variance(list(answers.values()))
+    return fmean(0.0 if p.rejected_score is None else _chance_wrong(p, answers, prior) for p in pairs)
+
+
+def _check_bounds(has_answers: bool, min_evidence: float | None, max_appearances: int | None) -> None:
+    if min_evidence is not None and (min_evidence < 1 or not has_answers):
+        raise ValueError(f"min_evidence {min_evidence}: need at least 1, and answers to take it from")
+    if max_appearances is not None and max_appearances < 1:
+        raise ValueError(f"max_appearances {max_appearances}: need at least 1")
+
+
+def _chance_wrong(p: PreferencePair, answers: Mapping[str, AnswerRow], prior: float) -> float:
+    difference, noise = _measured_difference(answers[p.chosen_id], answers[p.rejected_id])
+    if prior == 0:  # all candidates are equally good, as far as can be told
+        return 0.5
+    # posterior mean / posterior standard deviation of the true difference
+    return NormalDist().cdf(-difference * sqrt(prior / (noise * (prior + noise))))
+
+
+def _measured_difference(first: AnswerRow, second: AnswerRow) -> tuple[float, float]:
+    """(difference of accuracies, its sampling variance): paired, or of two samples that share no question.
+
+    Half a win and half a loss are added to the variance, so that few discordant questions do not look like certainty.
+    """
+    wins, losses, both = discordant(first, second)
+    if both:
+        difference = (wins - losses) / both
+        return difference, ((wins + losses + 1) / both - difference**2) / both
+    (mean_a, variance_a), (mean_b, variance_b) = _accuracy(first), _accuracy(second)
+    return mean_a - mean_b, variance_a + variance_b
+
+
+def _accuracy(row: AnswerRow) -> tuple[float, float]:
+    """(share of right answers, its sampling variance with one right and one wrong answer added)."""
+    asked = [bool(value) for value in row if value is not None]
+    smoothed = (sum(asked) + 1) / (len(asked) + 2)
+    return sum(asked) / max(1, len(asked)), smoothed * (1 - smoothed) / (len(asked) + 2)
+
+
+def _log_evidence(p: PreferencePair, answers: Mapping[str, AnswerRow]) -> float:
+    """Log e-value for "chosen is better"; programs without a common question are not separated."""
+    wins, losses, _ = discordant(answers[p.chosen_id], answers[p.rejected_id])
+    return log_e_better(wins, losses)
+
+
+def _bounded(pairs: Sequence[PreferencePair], most: int) -> list[PreferencePair]:
+    """Pairs taken in order, leaving out those of a program that has had its share."""
+    seen: Counter[str] = Counter()
+    taken = []
+    for p in pairs:
+        if seen[p.chosen_id] < most and seen[p.rejected_id] < most:
+            seen.update((p.chosen_id, p.rejected_id))
+            taken.append(p)
+    return taken
 
 
 def elites(earlier: Sequence[ScoredCandidate], count: int) -> list[ScoredCandidate]:

@@ -267,10 +267,10 @@ def _far(ref: str, distance: float) -> Finding | None:
 
 
 def _comparable(seed: _Model, source: _Model, scope: Scope) -> list[str]:
-    """Merged parameters that both hold in one shape; none where the two do not fit each other."""
-    names = [name for name in seed.groups if in_scope(name, scope)]
-    held = [name for name in names if _held(seed, name) and _held(seed, name) == _held(source, name)]
-    return held if len(held) == len(names) else []
+    """Merged parameters; none where the two do not have the same ones in the same shapes."""
+    names, theirs = ([name for name in model.groups if in_scope(name, scope)] for model in (seed, source))
+    fit = all(_held(seed, name) is not None and _held(seed, name) == _held(source, name) for name in names)
+    return names if fit and names == theirs else []
 
 
 def _held(model: _Model, name: str) -> torch.Size | None:

@@ -68,7 +68,9 @@ class RaceRules:
     held_out: int  # questions at the end of the order that only estimates use
     keep: int  # candidates that stay at least, and that are estimated at most
     budget: int | None = None  # question-evaluations of all candidates, held-out ones included; None: no limit
-    alpha: float = 0.05  # chance of ever dropping a candidate as good as the seed, or one of the `keep` best
+    # Chance of ever dropping a candidate that is as good as the seed, or one of the `keep` best. Dropping claims nothing
+    # in a report, and who is truly better runs a far smaller risk, so it need not be as strict as a claim.
+    alpha: float = 0.1
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.held_out < 0 or self.keep < 1 or not 0 < self.alpha < 1:
@@ -210,6 +212,13 @@ def estimate(order: Sequence[int], seed: Sequence[bool], row: AnswerRow, rules: 
     return Estimate(candidate, sum(map(bool, own)), wins, losses, questions, (wins - losses) / questions, low, high)
 
 
+def log_e_values(wins: NDArray[np.int64], losses: NDArray[np.int64]) -> Floats:
+    """`stats.log_e_better` of whole arrays, from a table."""
+    largest = int((wins + losses).max(initial=0))
+    found: Floats = _table(1 << largest.bit_length())[wins, wins + losses]
+    return found
+
+
 def _check(order: Sequence[int], seed: Sequence[bool], answers: Mapping[str, AnswerRow], rules: RaceRules) -> None:
     n = len(seed)
     if sorted(order) != list(range(n)) or any(len(row) != n for row in answers.values()):
@@ -252,10 +261,10 @@ class _Replay:
         withdrawn: Mapping[str, int],
     ) -> _Replay:
         ids = sorted(answers)
-        table = np.array([[-1 if v is None else int(v) for v in answers[i]] for i in ids], dtype=np.int8)
-        table = table.reshape(len(ids), len(seed))[:, list(order)]
+        rows = [np.array(answers[i], dtype=np.float32) for i in ids]  # None becomes not-a-number
+        table = np.array(rows).reshape(len(ids), len(seed))[:, list(order)]
         return cls(
-            ids, order, rules, withdrawn, np.array(seed, dtype=bool)[list(order)], table == 1, table >= 0,
+            ids, order, rules, withdrawn, np.array(seed, dtype=bool)[list(order)], table == 1, ~np.isnan(table),
             np.ones(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64),
             np.zeros((len(ids), len(ids)), dtype=np.float32),
         )  # fmt: skip
@@ -288,7 +297,7 @@ class _Replay:
         self.counted[self.alive] = self.asked
         limit = -log(self.rules.alpha)
         wins, losses = self.against_seed()
-        self._drop_hopeless(_log_e(losses, wins) >= limit, Reason.FUTILE)
+        self._drop_hopeless(log_e_values(losses, wins) >= limit, Reason.FUTILE)
         self._drop_hopeless(self._log_beaten() >= limit, Reason.BEATEN)
 
     def withdraw(self, before: int) -> None:
@@ -339,7 +348,7 @@ class _Replay:
         if count <= keep:
             return np.full(count, -np.inf)
         wins = self.beats.astype(np.int64)
-        evidence = _log_e(wins, wins.T)  # row better than column
+        evidence = log_e_values(wins, wins.T)  # row better than column
         np.fill_diagonal(evidence, np.inf)  # sorted to the end, and not among the smallest
         smallest = np.sort(evidence, axis=0)[: count - keep]
         mean: Floats = np.logaddexp.reduce(smallest, axis=0) - log(count - keep)
@@ -376,7 +385,7 @@ class _Replay:
     def state(self, stage: Stage, blocks: Sequence[Block], finalists: Sequence[int] = ()) -> RaceState:
         """What the outside sees."""
         wins, losses = self.against_seed()
-        better, worse = _log_e(wins, losses), _log_e(losses, wins)
+        better, worse = log_e_values(wins, losses), log_e_values(losses, wins)
         standings = tuple(
             Standing(
                 self.ids[i], int(self.counted[i]), int(self.right[i, : self.counted[i]].sum()), int(wins[i]),
@@ -389,14 +398,7 @@ class _Replay:
         return RaceState(stage, tuple(blocks), standings, tuple(self.ids[i] for i in finalists), spent)
 
 
-def _log_e(wins: NDArray[np.int64], losses: NDArray[np.int64]) -> Floats:
-    """`stats.log_e_better` of whole arrays, from a table."""
-    largest = int((wins + losses).max(initial=0))
-    found: Floats = _table(1 << largest.bit_length())[wins, wins + losses]
-    return found
-
-
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _table(largest: int) -> Floats:
     """log E by (wins, wins + losses), up to `largest` discordant questions, by the recurrence of `log_e_better`."""
     total = np.arange(largest + 1)

@@ -220,7 +220,7 @@ class Tensor:
         return False
 
     def stride(self, dim: int | None = None) -> Any:
-        strides = tuple(CONNECTION.ask(Read("strides", self.ref.i, program_line())).value)
+        strides: Any = tuple(CONNECTION.ask(Read("strides", self.ref.i, program_line())).value)  # type: ignore[arg-type]
         return strides if dim is None else strides[dim]
 
     def is_contiguous(self, *_args: Any, **_kwargs: Any) -> bool:

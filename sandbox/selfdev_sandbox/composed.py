@@ -26,7 +26,7 @@ def _basis(matrix: Any, q: int, niter: int) -> Any:
 
 
 def _orthonormal(matrix: Any) -> Any:
-    return run(NUMBER["l", "qr"], (matrix,), {})[0]
+    return run(NUMBER["l", "linalg.qr"], (matrix,), {})[0]
 
 
 def svd_lowrank(A: Any, q: int | None = 6, niter: int | None = 2, M: Any = None) -> Any:
@@ -35,7 +35,7 @@ def svd_lowrank(A: Any, q: int | None = 6, niter: int | None = 2, M: Any = None)
     rows, columns = matrix.shape[-2:]
     tall = matrix.mT if rows < columns else matrix
     basis = _basis(tall, 6 if q is None else int(q), 2 if niter is None else int(niter))
-    u, s, vh = run(NUMBER["l", "svd"], (basis.mT @ tall,), {"full_matrices": False})
+    u, s, vh = run(NUMBER["l", "linalg.svd"], (basis.mT @ tall,), {"full_matrices": False})
     u, v = basis.matmul(u), vh.mT
     made = Named((v, s, u) if rows < columns else (u, s, v))
     made.fields = ("U", "S", "V")
@@ -72,17 +72,18 @@ def broadcast_shapes(*shapes: Any) -> Size:
 
 
 # What `torch.special` calls by another name, or shares with `torch`.
-_SPECIAL = {"expit": "sigmoid", "gammaln": "lgamma", "psi": "digamma"} | {
-    name: name
-    for name in "digamma erf erfc erfinv exp2 expm1 i0 log1p logit logsumexp round sinc softmax log_softmax xlogy".split()
-}
-_INPLACE = "abs_ ceil_ clamp_ cos_ exp_ fill_ floor_ log_ neg_ nan_to_num_ reciprocal_ relu_ round_ rsqrt_ sigmoid_ sin_"
-_INPLACE += " sqrt_ square_ tanh_ trunc_ zero_"
+_SPECIAL = {"expit": "sigmoid", "gammaln": "lgamma", "psi": "digamma"}
+_SHARED = "digamma erf erfc erfinv exp2 expm1 i0 log1p log_softmax logit logsumexp round sinc softmax xlogy"
+_INPLACE = (
+    "abs_ ceil_ clamp_ cos_ exp_ fill_ floor_ log_ nan_to_num_ neg_ reciprocal_ relu_ round_ rsqrt_ sigmoid_ sin_ sqrt_"
+    " square_ tanh_ trunc_ zero_"
+)
 
 
 def special(table: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """`torch.special`, from the functions of `torch`."""
-    return {name: table[known] for name, known in _SPECIAL.items()}
+    known = {name: name for name in _SHARED.split()} | _SPECIAL
+    return {name: table[other] for name, other in known.items()}
 
 
 def functions() -> dict[str, Callable[..., Any]]:

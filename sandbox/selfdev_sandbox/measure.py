@@ -12,19 +12,20 @@ HUGE = 1 << 62
 
 # Time per unit of work (a byte, a multiplication) in units of the device's speed: what one thread of a busy machine
 # takes, output pages touched for the first time included. A started operation cannot be stopped, so these err upwards.
-_SLOW_COST = {"linear": 5.0, "sort": 80.0, "pool": 5.0, "matmul": 1.0, "cubic": 1.0, "einsum": 1.0}
+_SLOW_COST = {"linear": 5.0, "sort": 40.0, "pool": 5.0, "matmul": 1.0, "cubic": 1.0, "einsum": 1.0}
 _SLOW_NAMES = {
-    400.0: "digamma i0 lgamma multinomial nanquantile quantile randperm",
+    400.0: "digamma i0 lgamma logcumsumexp multinomial randperm",
     100.0: (
         "acosh arccosh arcsinh asinh bernoulli dropout erfinv exponential float_power heaviside histc ldexp"
-        " logcumsumexp normal rmod rpow sinc"
+        " nanquantile normal quantile rmod rpow sinc"
     ),
+    20.0: "kron kthvalue median nanmedian topk",  # selections are linear
     50.0: (
-        "acos arccos arcsin arctan arctan2 arctanh argwhere asin atan atan2 atanh combinations cosh dist erf erfc exp exp2"
-        " expm1 gather gelu getitem hypot index_add index_copy index_fill index_select kl_div log log10 log1p log2"
-        " logaddexp logaddexp2 logit logsumexp masked_scatter masked_select mish nonzero one_hot pairwise_distance pow"
-        " rand rand_like randn randn_like renorm scatter scatter_add scatter_reduce setitem sinh softplus take"
-        " take_along_dim tan tanh tanhshrink uniform xlogy"
+        "acos arccos arcsin arctan arctan2 arctanh argwhere asin atan atan2 atanh combinations cosh dist erf erfc"
+        " exp exp2 expm1 gather gelu getitem hypot index_add index_copy index_fill index_select kl_div log log10"
+        " log1p log2 logaddexp logaddexp2 logit logsumexp masked_scatter masked_select mish nonzero one_hot"
+        " pairwise_distance pow rand rand_like randn randn_like renorm roll scatter scatter_add scatter_reduce setitem"
+        " sinh softplus take take_along_dim tan tanh tanhshrink uniform xlogy"
     ),
 }
 _SLOW = {name: factor for factor, names in _SLOW_NAMES.items() for name in names.split()}
@@ -33,7 +34,6 @@ _SLOW = {name: factor for factor, names in _SLOW_NAMES.items() for name in names
 def slowness(name: str, cost: str) -> float:
     """Time per unit of work of a row, in units of the device's speed."""
     return _SLOW.get(name.rpartition(".")[2].rstrip("_"), _SLOW_COST[cost])
-
 
 
 def tensors_in(values: Sequence[Any]) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
-_TYPES = frozenset("bool bytes dict float int list set str tuple".split())
+_TYPES = frozenset(("bool", "bytes", "dict", "float", "int", "list", "set", "str", "tuple"))
 
 
 class PatternPolicy(RestrictingNodeTransformer):  # type: ignore[misc]

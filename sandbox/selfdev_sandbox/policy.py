@@ -1,8 +1,9 @@
 """The language layer: source text -> code object, or one refusal with a line. Runs in the child only.
 
 A subclass of RestrictedPython's transformer. What it adds to the language: augmented assignment to items, annotated
-locals, `nonlocal`, `match` (see `patterns`), names with one leading underscore (renamed), `print` (ignored), imports from an own table. What it
-takes away: classes, attribute assignment, jumps in `finally`, bare `except` (becomes `except Exception`).
+locals, `nonlocal`, `match` (see `patterns`), names with one leading underscore (renamed), `print` (ignored), imports
+from an own table. What it takes away: classes, attribute assignment, jumps in `finally`, bare `except` (becomes
+`except Exception`).
 
 Around every `try` it inserts `_sync_()` calls: operations run asynchronously, and an error must be raised inside the
 `try` that its operation was written in.

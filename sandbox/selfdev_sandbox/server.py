@@ -8,6 +8,7 @@ function is called. Errors of PyTorch go back to the program; broken budgets and
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -25,8 +26,13 @@ _MAX_PIECES = 65_536  # tensors from one operation
 _MAX_DIMS = 64
 _TRACE_VALUES = 2_000_000
 _LONG = 0.05  # estimated seconds from which an operation is worth a look at the clock
-_SPEED = {"cpu": 2e10}  # per second, by device type: on the low side, since a started operation cannot be stopped
+_SPEED = 2e10  # per second on a CPU: on the low side, since a started operation cannot be stopped
 _ACCELERATOR = 2e12
+
+
+def _crowding() -> float:
+    """How many threads wait for each processor, at least 1: operations take that much longer."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)) if hasattr(os, "getloadavg") else 1.0
 
 
 class TensorServer:
@@ -43,7 +49,7 @@ class TensorServer:
         self.limits = limits
         self.live_limit, self.moved_limit, self.flops_limit = budgets
         self.device, self.deadline = device, deadline
-        self.speed = _SPEED.get(device.type, _ACCELERATOR)
+        self.speed = _SPEED / _crowding() if device.type == "cpu" else _ACCELERATOR
         self.memory = TensorMemory()
         self.random = Randomness(seed, device)
         self.arguments = Arguments(self.memory, self.random)

@@ -43,17 +43,18 @@ def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = Fal
         SelfdevError: bad input, an unusable run directory, or no candidate that could be scored.
     """
     prepare_process(config)
-    from selfdev import forecast, loop
+    from selfdev import forecast, loop, preflight
     from selfdev.report.live import RunView
     from selfdev.rundir import RunDirectory
     from selfdev.wiring import build_parts
 
     with RunDirectory(path, config) as directory:
         with console.status("loading models, measuring one evaluation and one batch of samples"):
+            found = preflight.check(config)
             parts = build_parts(config)
             expected = None if directory.begun and not dry_run else forecast.measure(config, parts)
-        for note in parts.task.notes:
-            plain(console, f"warning: {note}")
+        for warning in [*map(str, found), *(f"warning: {note}" for note in parts.task.notes)]:
+            plain(console, warning)
         if expected is not None:
             console.print(forecast_table(config, expected))
         if dry_run:

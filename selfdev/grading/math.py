@@ -129,14 +129,12 @@ def quick_verdict(answer: str, gold: str) -> bool | None:
     words = words_of(gold)
     if words is not None:
         return read_words(answer) == words
-    if in_base(ours) or in_base(theirs):
-        return _same_digits(in_base(ours) or (ours, None), in_base(theirs) or (theirs, None))
+    based = in_base(ours), in_base(theirs)
+    if all(based):
+        return based[0] == based[1]
+    if any(based) and (ours.isalnum() or theirs.isalnum()):  # the base may be left out, as the question names it
+        return ours.partition("_")[0].strip("()") == theirs.partition("_")[0].strip("()")
     return _same_number(ours, theirs)
-
-
-def _same_digits(ours: tuple[str, str | None], theirs: tuple[str, str | None]) -> bool:
-    """Equal digits in the same base; the base may be left out, as the question names it."""
-    return ours[0] == theirs[0] and (ours[1] == theirs[1] or None in (ours[1], theirs[1]))
 
 
 def _same_number(ours: str, theirs: str) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import pytest
@@ -335,3 +336,59 @@ def test_indices_out_of_range_are_refused_before_the_operation(name: str) -> Non
     server.handle(call_of(number, args))
     assert server.failed is not None
     assert "out of bounds" in server.failed.error
+
+
+def _row(name: str) -> int:
+    return next(n for n, op in enumerate(OPS) if op.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "says"),
+    [
+        ("linalg.matrix_power", [_M, -(2**63)], "too small"),
+        ("roll", [_M, [1] * 129, [0] * 129], "at most 128"),
+        ("getitem", [_M, [None] * 129], "at most 128"),
+        ("flip", [_M, *[0] * 129], "at most 128"),
+        ("permute", [_M, [0, -(2**63)]], "too small"),
+    ],
+)
+def test_arguments_on_which_pytorch_never_ends_are_refused(name: str, args: list[Any], says: str) -> None:
+    server = new_server()
+    server.handle(Call(_row(name), 100, 1, False, args, {}))
+    assert server.failed is not None
+    assert says in server.failed.error
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "least"),
+    [
+        ("multinomial", [torch.ones(1000, 10), 50, True], 8 * 1000 * 50),  # rows times samples, int64
+        ("roll", [torch.ones(1000), [1] * 5, [0] * 5], 5 * 4000),  # every step is held until the last
+    ],
+)
+def test_bounds_count_what_is_held_meanwhile(name: str, args: list[Any], least: int) -> None:
+    assert sizes.output_bytes(OPS[_row(name)], args, {}) >= least
+
+
+def test_work_follows_the_arguments() -> None:
+    """Norms are cubic by singular values only; powers, integers and odd distances cost what they cost."""
+
+    def work(name: str, *args: Any) -> float:
+        return sizes.flops(OPS[_row(name)], list(args), {}, 1000)
+
+    m, n = torch.ones(100, 100), torch.ones(100, 100, dtype=torch.int64)
+    assert work("linalg.norm", m) == work("linalg.matrix_norm", m, "fro") == 1000
+    assert work("linalg.norm", m, "nuc") >= 20 * 100**3
+    assert work("linalg.matrix_power", m, 2**40) >= 10 * work("linalg.matrix_power", m, 2)
+    assert work("matrix_exp", 1e30 * m) >= 10 * work("matrix_exp", 1e-3 * m)
+    assert work("matmul", n, n) >= 100 * work("matmul", m, m)
+    assert work("cdist", m, m, 1.5) >= 10 * work("cdist", m, m, 2.0)
+    assert work("linalg.svd", torch.ones(1000, 2, 2)) >= 1e8
+
+
+def test_a_crowded_machine_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.0, 0.0))
+    idle = new_server().speed
+    monkeypatch.setattr(os, "getloadavg", lambda: (8.0, 0.0, 0.0))
+    assert new_server().speed == idle / 4

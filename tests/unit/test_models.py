@@ -56,6 +56,18 @@ def test_weights_are_read_by_name_from_one_file_or_many(tmp_path: Path, shard: s
     assert "lm_head.weight" not in weights
     with pytest.raises(KeyError):
         weights["lm_head.weight"]
+    headers = models.read_headers(str(directory))
+    assert headers == {name: (tensor.shape, "F32") for name, tensor in expected.items()}
+
+
+def test_asking_whether_a_tensor_is_there_reads_nothing(directory: Path) -> None:
+    weights = models.read_weights(str(directory))
+    (directory / "model.safetensors").unlink()
+    assert "model.norm.weight" in weights
+    assert "lm_head.weight" not in weights
+    assert len(list(weights)) == 20
+    with pytest.raises(ModelError):
+        weights["model.norm.weight"]
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdev.config import PairConfig
-from selfdev.pair import elites, pair, ranked, share_count
+from selfdev.pair import elites, inverted_share, pair, ranked, share_count
 from selfdev.types import ExecutionStatus
 from tests.unit.builders import scored
 
@@ -97,3 +99,104 @@ def test_a_refused_program_is_never_chosen_but_may_be_rejected() -> None:
     pairs = pair("p", current, [], PairConfig(chosen_share=0.5, rejected_share=0.25))
     assert [(p.chosen_id, p.rejected_id) for p in pairs] == [("id1-2", "id1-1")]
     assert pair("p", [replace(scored(5, 10), iteration=2)], refused, PairConfig(elites=1)) == []
+
+
+# -- evidence, appearances, inverted pairs ----------------------------------------------------------------------------
+
+
+def rows(*counts: int, total: int = 40) -> tuple[list, dict]:
+    """Programs that answer their first `count` questions, with their answers."""
+    current = [scored(i, c, total=total) for i, c in enumerate(counts)]
+    return current, {c.id: [j < counts[i] for j in range(total)] for i, c in enumerate(current)}
+
+
+WIDE = PairConfig(chosen_share=0.34, rejected_share=0.67)
+
+
+def test_confident_pairs_are_those_that_the_answers_separate() -> None:
+    # 30 against 24: 6 wins, E = 127 / 7 = 18.1; 30 against 23: 7 wins, E = 31.9
+    current, answers = rows(30, 24, 23)
+    assert ids(pair("p", current, [], WIDE)) == [("id1-0", "id1-1"), ("id1-0", "id1-2")]
+    assert ids(pair("p", current, [], WIDE, answers, min_evidence=20)) == [("id1-0", "id1-2")]
+    assert ids(pair("p", current, [], WIDE, answers, min_evidence=18)) == [("id1-0", "id1-1"), ("id1-0", "id1-2")]
+
+
+def test_only_questions_that_both_answered_are_evidence() -> None:
+    current, answers = rows(30, 20)
+    answers["id1-1"] = [None] * 24 + answers["id1-1"][24:]  # 6 of the 10 wins are left
+    assert pair("p", current, [], PAPER, answers, min_evidence=20) == []
+    answers["id1-1"] = [None] * 40
+    assert pair("p", current, [], PAPER, answers, min_evidence=1.1) == []
+
+
+def test_a_failure_needs_no_evidence() -> None:
+    current, answers = rows(30, 29)
+    current.append(scored(2, None))
+    found = pair("p", current, [], PairConfig(failures="reject"), answers, min_evidence=20)
+    assert ids(found) == [("id1-0", "id1-2")]
+
+
+def test_no_program_appears_more_often_than_allowed() -> None:
+    current = [scored(i, i) for i in range(100)]
+    # chosen 99 98 97, rejected 9 .. 0; two appearances each: 99 and 98 take 9 and 8, 97 takes 7 and 6
+    found = pair("p", current, [], PAPER, max_appearances=2)
+    assert [(p.chosen_id[4:], p.rejected_id[4:]) for p in found] == [
+        ("99", "9"), ("99", "8"), ("98", "9"), ("98", "8"), ("97", "7"), ("97", "6"),
+    ]  # fmt: skip
+    assert pair("p", current, [], PAPER, max_appearances=30) == pair("p", current, [], PAPER)
+
+
+@pytest.mark.parametrize("bad", [{"min_evidence": 20.0}, {"min_evidence": 0.5, "answers": {}}, {"max_appearances": 0}])
+def test_bounds_out_of_range(bad) -> None:
+    with pytest.raises(ValueError, match="need at least 1"):
+        pair("p", [], [], PAPER, **bad)
+
+
+def test_inverted_share_by_hand() -> None:
+    """Two programs, 16 questions, 8 wins and no loss.
+
+    Difference 1/2. Between them: (1/4 - (1/2 - 1/4) / 15) / 2 = 7/60, so the prior has variance 7/30. Noise with half
+    a win and half a loss added: (9/16 - 1/4) / 16 = 0.01953125. Chance: Phi(-0.5 sqrt(0.233333 / (0.01953125 *
+    0.252865))) = Phi(-3.43682) = 0.000294.
+    """
+    current, answers = rows(12, 4, total=16)
+    found = pair("p", current, [], PAPER)
+    assert inverted_share(found, answers) == pytest.approx(0.000294, abs=2e-6)
+    assert inverted_share([], answers) is None
+
+
+def test_equal_programs_are_ordered_by_chance() -> None:
+    # two wins, two losses apart from one another: less than noise explains, so the order means nothing
+    answers = {"id1-0": [True, True, False, True], "id1-1": [False, True, True, False]}
+    found = pair("p", [scored(0, 3, total=4), scored(1, 2, total=4)], [], PAPER)
+    assert inverted_share(found, answers) == 0.5
+
+
+def test_pairs_without_a_common_question_and_failures() -> None:
+    current, answers = rows(30, 6)
+    answers = {
+        "id1-0": answers["id1-0"] + [None] * 40,
+        "id1-1": [None] * 40 + answers["id1-1"],
+        "x": [True, False] * 40,
+    }
+    share = inverted_share(pair("p", current, [], PAPER), answers)
+    assert share is not None
+    assert 0 <= share < 0.5
+    failed = pair("p", [scored(0, 30), scored(2, None)], [], PairConfig(failures="reject"))
+    assert inverted_share(failed, answers) == 0.0
+
+
+def test_the_estimated_share_is_the_true_one() -> None:
+    """Programs between 62 % and 78 %, 100 questions: estimated against known share of inverted pairs, 30 draws."""
+    config, estimated, wrong = PairConfig(chosen_share=0.2, rejected_share=0.4), [], []
+    for number in range(30):
+        rng = np.random.default_rng(number)
+        truth = rng.normal(0.7, 0.03, 30)
+        table = (rng.random((30, 100)) < truth[:, None]).tolist()
+        current = [scored(i, sum(row)) for i, row in enumerate(table)]
+        found = pair("p", current, [], config)
+        by_id = {c.id: truth[c.index] for c in current}
+        estimated.append(inverted_share(found, {c.id: table[c.index] for c in current}))
+        wrong.append(np.mean([by_id[p.chosen_id] < by_id[p.rejected_id] for p in found]))
+    assert np.mean(wrong) > 0.03
+    assert np.mean(estimated) == pytest.approx(np.mean(wrong), abs=0.05)

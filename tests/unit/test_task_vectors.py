@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selfdev import models, task_vectors
 from selfdev.errors import ModelError, UsageError
 from selfdev.task_vectors import in_scope, load_task_vectors
 from tests.tiny import nudged, save_tiny, tiny_llama
@@ -168,3 +171,63 @@ def test_another_architecture(tmp_path: Path, seed: str) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt")
     with pytest.raises(ModelError, match="is a gpt2 model, the seed a llama"):
         load_task_vectors(seed, [str(tmp_path / "gpt")])
+
+
+class Ledger:
+    """Counts the bytes of tensors that readers gave out and nobody has let go."""
+
+    def __init__(self) -> None:
+        self.alive = self.peak = 0
+        self.reads: dict[str, int] = {}
+
+    def reader(self, ref: str, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        ledger = self
+
+        class Counted(Mapping[str, torch.Tensor]):
+            def __getitem__(self, name: str) -> torch.Tensor:
+                tensor = weights[name].clone()
+                ledger.reads[f"{Path(ref).name} {name}"] = ledger.reads.get(f"{Path(ref).name} {name}", 0) + 1
+                ledger.alive += tensor.nbytes
+                ledger.peak = max(ledger.peak, ledger.alive)
+                weakref.finalize(tensor.untyped_storage(), ledger.let_go, tensor.nbytes)
+                return tensor
+
+            def __contains__(self, name: object) -> bool:
+                return name in weights
+
+            def __iter__(self) -> Iterator[str]:
+                return iter(weights)
+
+            def __len__(self) -> int:
+                return len(weights)
+
+        return Counted()
+
+    def let_go(self, size: int) -> None:
+        self.alive -= size
+
+
+def test_never_more_than_one_parameter_of_two_models_is_held(
+    tmp_path: Path, seed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharded sources, by accounting: what was read is let go before the next, and the seed is read once for all."""
+    shards = [
+        str(save_tiny(tmp_path / f"s{number}", nudged(tiny_llama(), number), max_shard_size="20KB"))
+        for number in (1, 2, 3)
+    ]
+    ledger = Ledger()
+    monkeypatch.setattr(task_vectors, "read_weights", lambda ref: ledger.reader(ref, models.read_weights(ref)))
+    vectors = load_task_vectors(seed, shards, dtype=torch.bfloat16).vectors  # another dtype: results are copies
+    largest = 258 * 32 * 4  # the embedding
+    assert largest <= ledger.peak <= 2 * largest
+    assert ledger.alive == 0
+    assert ledger.reads == {f"{model} {name}": 1 for name in vectors[0] for model in ("seed", "s1", "s2", "s3")}
+
+
+def test_outside_the_scope_nothing_is_read(tmp_path: Path, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger()
+    monkeypatch.setattr(task_vectors, "read_weights", lambda ref: ledger.reader(ref, models.read_weights(ref)))
+    source = save_tiny(tmp_path / "source", nudged(tiny_llama(), 1), max_shard_size="20KB")
+    load_task_vectors(seed, [str(source)], scope=["*.0.mlp.up_proj.*"])
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert ledger.reads == {f"seed {name}": 1, f"source {name}": 1}

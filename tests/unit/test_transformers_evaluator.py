@@ -234,3 +234,44 @@ def test_a_closed_evaluator_answers_nothing(evaluator: TransformersEvaluator) ->
     evaluator.close()
     with pytest.raises(RuntimeError, match="closed"):
         evaluator.generate(["a"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_seed_in_main_memory_answers_the_same(tmp_path: Path, dtype: str) -> None:
+    """`host_seed` moves bits about; neither sums nor answers may differ from the other way."""
+    directory = str(save_tiny(tmp_path / "seed", tiny_llama().to(getattr(torch, dtype))))
+    here, host = (
+        TransformersEvaluator(directory, "cpu", batch_size=4, max_new_tokens=6, stop=[], host_seed=host_seed)
+        for host_seed in (False, True)
+    )
+    names = ["model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"]
+    seed_answers = here.generate(PROMPTS)
+    for chosen in (names, names[:1], names[1:]):
+        merged = {name: torch.full_like(here.seed_parameters()[name], 0.3) for name in chosen}
+        for evaluator in (here, host):
+            evaluator.apply(merged)
+        assert all(torch.equal(here._parameters[n].data, host._parameters[n].data) for n in here.seed_parameters())
+        assert host.generate(PROMPTS) == here.generate(PROMPTS)
+        assert set(host._merged) == set(names[: len(host._merged)])
+    for evaluator in (here, host):
+        evaluator.restore()
+    assert all(torch.equal(host._parameters[name].data, seed) for name, seed in here.seed_parameters().items())
+    assert host.generate(PROMPTS) == seed_answers
+
+
+def test_a_seed_in_main_memory_is_not_what_the_model_computes_with(tmp_path: Path) -> None:
+    evaluator = TransformersEvaluator(
+        str(save_tiny(tmp_path / "seed")), "cpu", batch_size=4, max_new_tokens=6, stop=[], host_seed=True
+    )
+    evaluator.self_check(PROMPTS[:2])
+    name = "model.norm.weight"
+    assert evaluator._parameters[name].data.data_ptr() != evaluator.seed_parameters()[name].data_ptr()
+    evaluator._parameters[name].data[0] += 1  # written behind the evaluator's back, on the device
+    with pytest.raises(StageError, match="seed's weights have changed"):
+        evaluator.restore()
+
+
+def test_half_precision_and_float32_share_a_prefix_in_their_own_ways(model: LlamaForCausalLM) -> None:
+    assert decoder(model)._one_copy
+    assert not decoder(tiny_llama(seed=3).to(torch.bfloat16))._one_copy
+    assert not decoder(model, share_prefix=False)._one_copy
