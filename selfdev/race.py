@@ -68,7 +68,7 @@ class RaceRules:
     held_out: int  # questions at the end of the order that only estimates use
     keep: int  # candidates that stay at least, and that are estimated at most
     budget: int | None = None  # question-evaluations of all candidates, held-out ones included; None: no limit
-    # Chance of ever dropping a candidate that is as good as the seed, or one of the `keep` best. Dropping claims nothing
+    # Chance of ever dropping a candidate that is as good as the seed, or one of the `keep` best. Dropping is no claim
     # in a report, and who is truly better runs a far smaller risk, so it need not be as strict as a claim.
     alpha: float = 0.1
 

@@ -214,6 +214,9 @@ def _report(history: Sequence[dict[str, Any]], rows: int, left_out: int) -> Fine
 def _save(
     model: Any, tokenizer: Any, out: Path, ref: str, rows: Sequence[Row], recipe: Recipe, report: FinetuneReport
 ) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # the caller shows the progress
     model.save_pretrained(out, max_shard_size="5GB")
     tokenizer.save_pretrained(out)
     record = {"base": ref, "data_sha256": content_hash(rows)} | asdict(recipe) | asdict(report)

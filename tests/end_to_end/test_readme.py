@@ -100,7 +100,7 @@ def test_a_real_small_language_model(workplace: Path, tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_and_a_mention() -> None:
-    for name in ("run", "show", "top", "config", "evaluate", "zoo list"):
+    for name in ("run", "show", "top", "config", "evaluate", "grade", "plan", "zoo list", "zoo finetune"):
         assert f"selfdev {name}" in README
         assert len(run(f"selfdev {name} --help", ROOT)) > 100
 
