@@ -8,7 +8,6 @@ function is called. Errors of PyTorch go back to the program; broken budgets and
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import Any
 
@@ -30,11 +29,6 @@ _SPEED = 2e10  # per second on a CPU: on the low side, since a started operation
 _ACCELERATOR = 2e12
 
 
-def _crowding() -> float:
-    """How many threads wait for each processor, at least 1: operations take that much longer."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)) if hasattr(os, "getloadavg") else 1.0
-
-
 class TensorServer:
     """State of one run: memory, budgets, randomness, trace."""
 
@@ -49,7 +43,7 @@ class TensorServer:
         self.limits = limits
         self.live_limit, self.moved_limit, self.flops_limit = budgets
         self.device, self.deadline = device, deadline
-        self.speed = _SPEED / _crowding() if device.type == "cpu" else _ACCELERATOR
+        self.speed = _SPEED if device.type == "cpu" else _ACCELERATOR
         self.memory = TensorMemory()
         self.random = Randomness(seed, device)
         self.arguments = Arguments(self.memory, self.random)

@@ -1,7 +1,7 @@
 # family: memory and work budgets
 # tries: fill the child's memory
 # expected: killed
-# status: memory
+# status: memory, timeout
 # never: accepted
 def merge_models(task_vectors):
     hoard = [0]

@@ -1,7 +1,7 @@
 # family: memory and work budgets
 # tries: fill the server's memory in steps
 # expected: killed
-# status: memory
+# status: memory, timeout
 # never: accepted
 import torch
 
