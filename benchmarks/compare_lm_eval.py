@@ -1,7 +1,8 @@
 """Our `--protocol lm-eval` against lm-eval 0.4.13 itself: prompts byte for byte, then completions and verdicts per row.
 
 lm-eval runs in its own environment (its pins and ours need not agree), on the same rows, with its own task file. Prints
-every disagreement; the record names rows by id and holds no text of theirs. Examples:
+every disagreement; the record names rows by id and holds no text of theirs. Speed is measured in bench_evaluation.py.
+
 
     python benchmarks/compare_lm_eval.py --lm-eval-python ../lmeval/bin/python --model smollm2 --limit 100 \\
         --data gsm8k/test.jsonl --train-data gsm8k/train.jsonl.gz --record compare_lm_eval_gsm8k
@@ -18,7 +19,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,6 @@ def lm_eval(given: argparse.Namespace, task: Task) -> dict[str, Any]:
             kept: dict[str, Any] = json.loads(given.cache.read_text(encoding="utf-8"))
             if kept["job"] == digest:
                 return kept
-        begin = time.monotonic()
         subprocess.run(
             [str(given.lm_eval_python), str(WORKER), str(job), str(folder / "out.json")],
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"},
@@ -121,7 +120,7 @@ def lm_eval(given: argparse.Namespace, task: Task) -> dict[str, Any]:
             stdout=sys.stderr,
         )
         done = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-    done |= {"seconds": time.monotonic() - begin, "job": digest}
+    done["job"] = digest
     if given.cache is not None:
         given.cache.write_text(json.dumps(done), encoding="utf-8")
     return dict(done)
@@ -181,7 +180,7 @@ def compare_prompts(given: argparse.Namespace, task: Task, rows: Sequence[dict[s
 
 def compare_completions(given: argparse.Namespace, task: Task, theirs: dict[str, Any]) -> dict[str, Any]:
     """Texts and verdicts, row by row."""
-    completions, seconds = answer(given, task)
+    completions = answer(given, task)
     rows = theirs["rows"]
     differing = {}
     for question, completion, row in zip(task.dev, completions, rows, strict=True):
@@ -192,7 +191,6 @@ def compare_completions(given: argparse.Namespace, task: Task, theirs: dict[str,
         "model": given.model,
         "weights": given.dtype,
         "batch_size": given.batch_size,
-        "seconds": {"ours": round(seconds, 1), "lm_eval_with_start": round(theirs["seconds"], 1)},
         "equal_completions": len(rows) - len(differing),
         "completions_that_differ_from_character": differing,
         "verdicts": {
@@ -202,16 +200,14 @@ def compare_completions(given: argparse.Namespace, task: Task, theirs: dict[str,
     }
 
 
-def answer(given: argparse.Namespace, task: Task) -> tuple[list[Completion], float]:
-    """Our completions, and the seconds that they took once the model was loaded."""
+def answer(given: argparse.Namespace, task: Task) -> list[Completion]:
+    """Our completions."""
     from selfdev.evaluators.transformers import TransformersEvaluator
 
     evaluator = TransformersEvaluator(
         given.model, given.device, given.batch_size, task.max_new_tokens, task.stop, given.dtype
     )
-    begin = time.monotonic()
-    completions = evaluator.generate([question.prompt for question in task.dev])
-    return completions, time.monotonic() - begin
+    return evaluator.generate([question.prompt for question in task.dev])
 
 
 def compare_verdicts(

@@ -34,13 +34,18 @@ def write(name: str, results: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     record = {
         "benchmark": name,
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": "python " + " ".join([Path(sys.argv[0]).name, *map(_without_directory, sys.argv[1:])]),
         "date": datetime.now(UTC).date().isoformat(),
         "environment": environment(),
         "results": results,
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _without_directory(argument: str) -> str:
+    """Where files lay on this machine says nothing elsewhere."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _version(package: str) -> str | None:
