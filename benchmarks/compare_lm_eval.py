@@ -2,7 +2,7 @@
 
 lm-eval runs in its own environment (its pins and ours need not agree), on the same rows, with its own task file. Prints
 every disagreement; the record names rows by id and holds no text of theirs. Speed is measured in bench_evaluation.py.
-
+Examples:
 
     python benchmarks/compare_lm_eval.py --lm-eval-python ../lmeval/bin/python --model smollm2 --limit 100 \\
         --data gsm8k/test.jsonl --train-data gsm8k/train.jsonl.gz --record compare_lm_eval_gsm8k

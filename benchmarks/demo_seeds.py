@@ -1,6 +1,6 @@
 """The demo over several seeds: what share of samples is valid, how dev scores move, and how the winner does on test.
 
-    python benchmarks/demo_seeds.py --seeds 1 2 3 --runs-dir /tmp/demo-seeds
+    python benchmarks/demo_seeds.py --seeds 1 2 3 --runs-dir demo-seeds
 
 Every run is a whole `selfdev run` in its own process; its wall-clock time and the resident memory of its largest
 process are measured. Reports what it is: no run is left out.

@@ -62,12 +62,14 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
         isolation = worker.isolation
     count = min(config.generate.samples, config.generate.batch_size)
     requests = sample_requests(config.seed, 0, range(count))
-    parts.generator.load(None)
-    begun = time.monotonic()
-    tokens = sum(s.tokens for batch in parts.generator.sample(parts.prompt, requests, config.generate.temperature)
-                 for s in batch)  # fmt: skip
-    sampling = time.monotonic() - begun
-    parts.generator.close()
+    try:
+        parts.generator.load(None)
+        begun = time.monotonic()
+        tokens = sum(s.tokens for batch in parts.generator.sample(parts.prompt, requests, config.generate.temperature)
+                     for s in batch)  # fmt: skip
+        sampling = time.monotonic() - begun
+    finally:
+        parts.generator.close()
     return Forecast(
         samples=config.iterations * config.generate.samples,
         baseline_evaluations=len(rows),

@@ -109,15 +109,17 @@ def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view:
     adapter = adapter_before(directory, iteration)
     name = directory.checkpoint_name(adapter)
     with view.phase(directory, iteration, "generate", total=len(missing)) as advance:
-        parts.generator.load(adapter)
-        for batch in parts.generator.sample(parts.prompt, missing, heat):
-            directory.store.add_candidates(
-                sample_row(s, candidate_id("generated", iteration, s.index, s.text), iteration, name, heat,
-                           extract_program(s.text), stream_seed(config.seed, "execute", iteration, s.index))
-                for s in batch
-            )  # fmt: skip
-            advance(len(batch))
-        parts.generator.close()
+        try:
+            parts.generator.load(adapter)
+            for batch in parts.generator.sample(parts.prompt, missing, heat):
+                directory.store.add_candidates(
+                    sample_row(s, candidate_id("generated", iteration, s.index, s.text), iteration, name, heat,
+                               extract_program(s.text), stream_seed(config.seed, "execute", iteration, s.index))
+                    for s in batch
+                )  # fmt: skip
+                advance(len(batch))
+        finally:
+            parts.generator.close()
 
 
 def run_candidates(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:

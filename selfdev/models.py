@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +45,10 @@ SMOLLM2 = "smollm2"
 _ZOO_ROOT = Path(__file__).parent / "zoo" / "models"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+(/[\w.-]+)*)?")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_FINGERPRINTED = ("config.json", "generation_config.json", "tokenizer.json")
+_FINGERPRINTED = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
 # What the loaders of transformers are known to raise on a directory that is not what it should be.
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
@@ -208,6 +211,13 @@ def read_headers(ref: str) -> dict[str, tuple[torch.Size, str]]:
                 part = opened.get_slice(name)
                 headers[name] = torch.Size(part.get_shape()), str(part.get_dtype())
     return headers
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> set[int]:
+    """Of the stop strings that are special tokens: they vanish from decoded text, so no search there finds them."""
+    special = set(tokenizer.all_special_ids)
+    ids = {text: tokenizer.convert_tokens_to_ids(text) for text in stop}  # an unknown text gives the unknown token
+    return {id_ for text, id_ in ids.items() if id_ in special and tokenizer.convert_ids_to_tokens(id_) == text}
 
 
 def parameter_groups(ref: str) -> dict[str, tuple[torch.Size, tuple[str, ...]]]:

@@ -34,7 +34,7 @@ import torch
 
 from selfdev.config import VllmConfig
 from selfdev.errors import ModelError, StageError, UsageError
-from selfdev.models import load_config, load_tokenizer, local_directory
+from selfdev.models import load_config, load_tokenizer, local_directory, stop_token_ids
 
 _CPU_CACHE_BYTES = 2 << 30
 _DENSE = {"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"}
@@ -128,11 +128,16 @@ class VllmEngine:
             enable_chunked_prefill=device.type != "cpu",
             **options,
         )
-        self._adapter = None if adapter is None else self._load_adapter(adapter[0])
-        self._in_place = device.type == "cuda" and all(self._llm.apply_model(_is_dense))
-        self.context: int = self._llm.llm_engine.model_config.max_model_len
-        self.block: int = self._llm.llm_engine.vllm_config.cache_config.block_size  # tokens; only whole ones are shared
-        self.groups = FusedGroups(self._llm.apply_model(_packed_modules)[0])
+        try:
+            self._adapter = None if adapter is None else self._load_adapter(adapter[0])
+            self._in_place = device.type == "cuda" and all(self._llm.apply_model(_is_dense))
+            self.context: int = self._llm.llm_engine.model_config.max_model_len
+            # In tokens; only whole ones are shared.
+            self.block: int = self._llm.llm_engine.vllm_config.cache_config.block_size
+            self.groups = FusedGroups(self._llm.apply_model(_packed_modules)[0])
+        except BaseException:
+            self.shutdown()
+            raise
 
     def answer(
         self,
@@ -253,9 +258,8 @@ def end_token_ids(ref: str, stop: Sequence[str] = ()) -> frozenset[int]:
         generation = GenerationConfig.from_model_config(load_config(ref))
     configured = generation.eos_token_id
     ids = set(configured) if isinstance(configured, list) else {configured}
-    special = set(tokenizer.all_special_ids)
     ids |= {tokenizer.eos_token_id}
-    ids |= {token for token in tokenizer.convert_tokens_to_ids(list(stop)) if token in special}
+    ids |= stop_token_ids(tokenizer, stop)
     return frozenset(token for token in ids if token is not None)
 
 

@@ -18,6 +18,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from selfdev.decoding import can_share_prefix, prefix_cache, roomy_cache
 from selfdev.errors import DataError
+from selfdev.models import stop_token_ids
 from selfdev.types import Completion
 
 # Computing a prefix apart costs one more forward pass; below these it costs more than it saves.
@@ -255,6 +256,5 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: S
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = set(configured) if isinstance(configured, list) else {configured}
     ids.add(tokenizer.eos_token_id)
-    special = set(tokenizer.all_special_ids)
-    ids |= {token for token in tokenizer.convert_tokens_to_ids(list(stop)) if token in special}
+    ids |= stop_token_ids(tokenizer, stop)
     return frozenset(token for token in ids if token is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from selfdev.errors import UsageError
@@ -69,7 +70,10 @@ def encode_prompt(
         raise UsageError(f"generator {ref!r} has no chat template; turn the chat_template setting off")
     else:
         messages = [{"role": "user", "content": prompt}]
-        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        try:
+            encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        except TemplateError as error:
+            raise UsageError(f"the chat template of generator {ref!r} fails on one user message: {error}") from error
     ids: list[int] = list(encoded["input_ids"])
     if context is not None and len(ids) + max_new_tokens > context:
         raise UsageError(

@@ -46,6 +46,8 @@ def gold_answer(reference: str) -> str:
     gold = normalise(reference)
     if not re.search("[0-9]", gold):
         raise DataError(f"the reference holds no number: {reference[:60]!r}")
+    if re.search(r"[^\W\d_]", gold):  # lm-eval would compare with the whole text, which nothing equals
+        raise DataError(f"the reference is no number and does not end in '#### N': {reference[:60]!r}")
     return gold
 
 

@@ -15,6 +15,7 @@ the three lm-eval verdicts differ from lm-eval's where lm-eval itself would run 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from selfdev.errors import DataError
@@ -36,12 +37,21 @@ from selfdev.grading.scorer import LM_EVAL_SECONDS
 
 STOP = "Problem:"  # lm-eval's stop string: what follows is another question
 
+_LISTED = re.compile(r",\s+\d")
 _CERTAIN = 10**12  # integers up to here differ for math-verify too if they differ at all
 
 
 def solution_of(reference: str) -> str:
-    r"""The reference as a solution: with `\boxed{}` put around it if it is a bare answer."""
-    return reference if "\\boxed" in reference or "\\fbox" in reference else f"\\boxed{{{reference}}}"
+    r"""The reference as a solution: with `\boxed{}` put around it if it is a bare answer.
+
+    Raises:
+        DataError: it has no box and is no bare answer: it goes over several lines, or ends in `#### N`.
+    """
+    if "\\boxed" in reference or "\\fbox" in reference:
+        return reference
+    if "####" in reference or "\n" in reference.strip():
+        raise DataError("the reference is a solution without \\boxed{}")
+    return f"\\boxed{{{reference}}}"
 
 
 def boxed_gold(reference: str) -> str:
@@ -134,6 +144,8 @@ def quick_verdict(answer: str, gold: str) -> bool | None:
         return based[0] == based[1]
     if any(based) and (ours.isalnum() or theirs.isalnum()):  # the base may be left out, as the question names it
         return ours.partition("_")[0].strip("()") == theirs.partition("_")[0].strip("()")
+    if _LISTED.search(answer) or _LISTED.search(gold):  # `3, 105` is two numbers, not 3,105
+        return None
     return _same_number(ours, theirs)
 
 
@@ -165,4 +177,6 @@ def _ask(function: str, gold: str, answer: str) -> tuple[bool, bool]:
 @lru_cache(maxsize=1 << 14)  # the same answers come again with every candidate; a stopped one is asked again
 def _ask_once(function: str, gold: str, answer: str) -> tuple[bool, bool]:
     correct, seconds = shared_pool().ask(function, gold, answer)
-    return bool(correct), not correct and seconds >= LM_EVAL_SECONDS
+    if not correct and seconds >= LM_EVAL_SECONDS:
+        raise Stopped(f"undecided after {seconds:.1f} s")
+    return bool(correct), False

@@ -35,6 +35,8 @@ def grade_exact(completion: str, gold: str) -> Grade:
 def grade_number(completion: str, gold: str) -> Grade:
     """The last number equals `gold`, from `number_gold`, within the tolerance: 51, 51.0 and $51.00 are the same."""
     value = _number(_answer_part(completion) or completion)
+    if value is None and _marked(completion) is None:  # "The answer is:" and the number on the next line
+        value = _number(completion)
     if value is None:
         return Grade(None, False)
     close = math.isclose(value, float(gold), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
@@ -103,8 +105,13 @@ def _shown(value: float) -> str:
 
 
 def _answer_part(text: str) -> str | None:
+    return _marked(text) or _last(_STATED, text)
+
+
+def _marked(text: str) -> str | None:
+    """What a `####` or a box says: a format that leaves nothing open."""
     boxed = last_boxed(text)
-    return _last(_HASHES, text) or (boxed and unwrapped(boxed)) or _last(_STATED, text)
+    return _last(_HASHES, text) or (boxed and unwrapped(boxed))
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:

@@ -18,7 +18,7 @@ from selfdev.tasks.base import Task
 from selfdev.tasks.duplicates import Duplicate, describe, find_duplicates
 from selfdev.tasks.rows import Fields, Row, content_hash, hub_rows, read_rows
 from selfdev.tasks.shots import Layout, Shot, sampled_positions
-from selfdev.tasks.splits import Drawn, draw_dev, draw_first, draw_test, first_of_each, split_hash
+from selfdev.tasks.splits import Drawn, draw_dev, draw_first, draw_test, first_of_each, question_key, split_hash
 from selfdev.types import Question
 
 EXAMPLES = 3  # pairs of near-duplicates that a line names
@@ -133,8 +133,8 @@ def draw(
     positions = first_of_each(dev_rows)
     groups = _groups(benchmark, benchmark.dev_groups, dev_rows, positions)
     dev = draw_dev(groups or {"": positions}, config.dev_size, f"{benchmark.name}/dev/{seed}", dev_source)
-    taken = {dev_rows[position].question for position in dev}
-    left = [p for p in first_of_each(test_rows) if test_rows[p].question not in taken]
+    taken = {question_key(dev_rows[position]) for position in dev}
+    left = [p for p in first_of_each(test_rows) if question_key(test_rows[p]) not in taken]
     size = None if config.test_size == "rest" else config.test_size
     return Drawn(dev, draw_test(left, size, f"{benchmark.name}/test/{seed}", test_source))
 

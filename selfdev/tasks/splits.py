@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -79,8 +80,13 @@ def first_of_each(rows: Sequence[Row]) -> list[int]:
     """Positions of the rows whose question occurs for the first time."""
     seen: dict[str, int] = {}
     for position, row in enumerate(rows):
-        seen.setdefault(row.question, position)
+        seen.setdefault(question_key(row), position)
     return list(seen.values())
+
+
+def question_key(row: Row) -> str:
+    """The question without what a copy may change: case, white space and Unicode's forms of one character."""
+    return " ".join(unicodedata.normalize("NFKC", row.question).casefold().split())
 
 
 def split_hash(dev: Iterable[str], test: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -110,9 +111,8 @@ def finetune(
     kept = _short_enough(rows, tokenizer, recipe.max_tokens)
     if not kept:
         raise DataError(f"all {len(rows)} rows are longer than {recipe.max_tokens} tokens; raise the limit")
-    work = out.with_name(out.name + ".work")
-    shutil.rmtree(work, ignore_errors=True)  # of a training that was killed
-    work.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         trainer = _build(model, tokenizer, kept, work, recipe, device, on_step)
         trainer.train()

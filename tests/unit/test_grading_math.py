@@ -152,3 +152,19 @@ def test_unknown_graders_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UsageError, match=r"4\.11\*, found 4\.13\.2; pip install 'selfdev\[math\]'"):
         load_grader("math")
     load_grader("math-hendrycks")  # compares text only
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("3105", "3, 105"), ("3, 105", "3105"), ("1200", "1, 200")])
+def test_two_numbers_are_not_one_with_a_thousands_separator(answer: str, gold: str) -> None:
+    assert not load_grader("math")(f"\\boxed{{{answer}}}", gold).correct
+
+
+@pytest.mark.parametrize("grader", ["math", "math-minerva", "math-hendrycks", "math-verify"])
+def test_a_worked_solution_without_a_box_is_no_gold(grader: str) -> None:
+    with pytest.raises(DataError, match="without"):
+        gold_of(grader, "He has 3 apples.\n#### 18")
+
+
+def test_a_sentence_is_no_gold_of_gsm8k() -> None:
+    with pytest.raises(DataError, match="is no number"):
+        gold_of("gsm8k-strict", r"We have $x=\boxed{5}$, so done")

@@ -54,3 +54,15 @@ def test_any_text_gets_a_verdict(completion: str, word: str) -> None:
             continue
         assert load_grader(name)(completion, gold).timed_out is False
         assert load_grader(name)(word, gold).correct
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The answer is:\n42",
+        "Answer: Let us compute.\n6 * 7 = 42",
+        "The answer is 42.\nThat answer is correct.",
+    ],
+)
+def test_words_after_answer_that_hold_no_number_do_not_hide_the_number(completion: str) -> None:
+    assert load_grader("number")(completion, "42") == Grade("42", True)

@@ -9,7 +9,7 @@ import torch
 
 from selfdev import models
 from selfdev.errors import ModelError
-from tests.tiny import save_tiny, tiny_llama
+from tests.tiny import END, PAD, save_tiny, tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture
@@ -270,3 +270,10 @@ def test_the_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert models.cache_directory() == tmp_path / "selfdev"
     monkeypatch.setenv("SELFDEV_CACHE", str(tmp_path / "own"))
     assert models.cache_directory() == tmp_path / "own"
+
+
+def test_only_stop_strings_that_are_special_tokens_end_a_text_by_their_id() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.unk_token = PAD  # as with SmolLM2, whose unknown token is its end of text
+    assert tokenizer.convert_tokens_to_ids("Question:") == tokenizer.pad_token_id
+    assert models.stop_token_ids(tokenizer, ("Question:", END)) == {tokenizer.eos_token_id}
