@@ -84,18 +84,6 @@ def local_directory(ref: str) -> Path:
     return path if path.is_dir() else _checked(_download(resolved), ref)
 
 
-def hub_commit(ref: str) -> str | None:
-    """The commit that a hub id stands for in this process; None for every other kind of reference.
-
-    Raises:
-        ModelError: as `local_directory`.
-    """
-    if Path(resolve(ref)).is_dir():
-        return None
-    directory = local_directory(ref)
-    return directory.name if directory.parent.name == "snapshots" else None  # the layout of the hub's cache
-
-
 def load_config(ref: str) -> PretrainedConfig:
     """The configuration of a causal language model.
 

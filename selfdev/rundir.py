@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from selfdev.config import RunConfig, differences
-from selfdev.errors import RunError
+from selfdev.errors import RunError, UsageError
 from selfdev.store import FILE_NAME, Store
 
 CONFIG_NAME = "config.json"
@@ -152,6 +152,17 @@ def read_saved_config(path: Path) -> dict[str, object]:
     if not isinstance(values, dict):
         raise RunError(f"{path / CONFIG_NAME} holds no configuration")
     return values
+
+
+def check_writable(path: Path) -> None:
+    """Check, before long work, that `write_atomic` can write this file.
+
+    Raises:
+        UsageError: a directory, or in a place that is missing or not writable.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {path}; give a file in an existing, writable directory")
 
 
 def write_atomic(path: Path, text: str) -> None:

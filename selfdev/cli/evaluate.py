@@ -171,9 +171,9 @@ def _check(batch_size: int, max_new_tokens: int | None, dtype: str, engine: str,
         raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
     if output is None:
         return
-    folder = output.absolute().parent
-    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write {output}; give a file in an existing, writable directory")
+    from selfdev.rundir import check_writable
+
+    check_writable(output)
 
 
 def _open(engine: str, model: str, device: str, batch_size: int, dtype: str, task: Task) -> Engine:

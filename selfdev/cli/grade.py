@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +80,9 @@ def _check_output(output: Path | None, completions: Path) -> None:
         return
     if output.exists() and completions.exists() and output.samefile(completions):
         raise UsageError(f"output {output} is the file of completions; give another name")
-    folder = output.absolute().parent
-    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write {output}; give a file in an existing, writable directory")
+    from selfdev.rundir import check_writable
+
+    check_writable(output)
 
 
 def read_rows(path: Path) -> list[Row]:
