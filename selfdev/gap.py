@@ -3,8 +3,8 @@
 Solver capability: what the generator writes. Verifier capability: what the same generator picks as the best of N of its
 own samples, by the lowest length-normalised negative log-likelihood (Sun et al., arXiv 2507.00075, section 3; score
 threshold 0). Both are measured twice: as mean dev score, and as mean NLL of the sample. Only programs with a dev score
-take part, on both sides: whether a program runs is decided by the executor, not by the verifier; the share that runs is
-reported beside it.
+take part, on both sides (after a race: the score on the questions that all of them answered). Whether a program runs is
+decided by the executor, not by the verifier; the share that runs is reported beside it.
 
 The expectation over all subsets of N samples is taken exactly: of M samples sorted by the criterion, the one at rank r
 (0 = lowest) is the best of a random N-subset with probability C(M-1-r, N-1) / C(M, N).
@@ -44,14 +44,14 @@ def selection_weights(count: int, n: int) -> list[float]:
 
 def track_gap(candidates: Sequence[ScoredCandidate], n: int) -> Gap | None:
     """The gap of one iteration's candidates; None where fewer than two have a score."""
-    scored = [c for c in candidates if c.score is not None and c.tokens > 0]
+    scored = [c for c in candidates if c.opening_score is not None and c.tokens > 0]
     if len(scored) < 2:
         return None
     best_of = min(n, len(scored))
     order = sorted(scored, key=lambda c: (c.nll / c.tokens, c.index))
     weights = selection_weights(len(order), best_of)
     uniform = [1.0 / len(order)] * len(order)
-    scores = [c.score or 0.0 for c in order]
+    scores = [c.opening_score or 0.0 for c in order]
     totals = [c.nll for c in order]
     per_token = [c.nll / c.tokens for c in order]
     solver, verifier = _mean(scores, uniform), _mean(scores, weights)

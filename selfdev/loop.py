@@ -1,203 +1,179 @@
 """The method, in order. Every stage reads what is recorded and adds what is missing, so that the same call continues a
 run that was stopped at any instant. Parts never see the loop; the loop is the only writer of the store.
 
+    the test questions are sealed
     baselines on dev
-    for each iteration:  sample -> run and score on dev -> pair -> train the generator -> measure the gap
-    the one winner on dev, once, on test
+    for each iteration:  sample -> run and score on dev (a race) -> pair -> train the generator -> measure the gap
+    the best of all iterations beside the baselines, on questions that they have not met
+    the one winner is registered, for `selfdev test`
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 from selfdev import baselines
-from selfdev.compute.base import Worker
-from selfdev.config import RunConfig
+from selfdev.config import PairConfig, RunConfig
 from selfdev.errors import StageError
+from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
 from selfdev.gap import track_gap
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
-from selfdev.pair import pair, ranked
+from selfdev.pair import in_finals, inverted_share, pair
 from selfdev.prompting import text_hash
 from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
-from selfdev.score import refusal, score
-from selfdev.store import CandidateRow, Store, sample_row
-from selfdev.tasks.base import Task
+from selfdev.stats import AnswerRow
+from selfdev.store import CandidateRow, QuestionRow, Store, sample_row
 from selfdev.train import train
-from selfdev.types import ExecutionStatus, MergeProgram, Outcome, PreferencePair, Split
+from selfdev.types import PreferencePair, ScoredCandidate, Split
 from selfdev.wiring import Parts
 
 
 def run(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView) -> None:
-    """Begin or continue a run until its last iteration is closed and its winner is tested.
+    """Begin or continue a run until its last iteration is closed and its winner is registered.
 
     Raises:
         StageError: a stage cannot go on; everything recorded so far stays.
     """
-    store = directory.store
-    record_facts(directory, parts)
-    run_baselines(config, directory, parts, view)
-    done = {row["iteration"] for row in store.iterations()}
+    run = Run(config, directory, parts, view)
+    record_facts(run)
+    evaluate_baselines(run, baseline_rows(run))
     for iteration in range(1, config.iterations + 1):
-        if iteration not in done:
-            run_iteration(config, directory, parts, view, iteration)
-        write_iteration_files(directory.path, store, iteration, parts.prompt)
-        view.iteration(store, iteration)
-    if register_winners(directory, parts, view):
-        test_winners(directory, parts, view)
+        if iteration not in {row["iteration"] for row in run.store.iterations()}:
+            run_iteration(run, iteration)
+        write_iteration_files(directory.path, run.store, iteration, parts.prompt)
+        view.iteration(run.store, iteration)
+    run_finals(run)
+    register_winner(run)
     for iteration in range(1, config.iterations + 1):  # again: later programs may repeat earlier merges
-        write_iteration_files(directory.path, store, iteration, parts.prompt)
-    view.final(store)
+        write_iteration_files(directory.path, run.store, iteration, parts.prompt)
+    view.final(run.store)
 
 
-def run_iteration(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
+def run_iteration(run: Run, iteration: int) -> None:
     """One turn of the loop, from samples to a trained generator."""
-    store = directory.store
-    draw_samples(config, directory, parts, view, iteration)
-    run_candidates(config, directory, parts, view, iteration)
-    every = store.scored()
-    current = [c for c in every if c.iteration == iteration]
-    pairs = pair(parts.prompt, current, [c for c in every if c.iteration < iteration], config.pair)
-    store.set_pairs(iteration, pairs)
-    trained = train_generator(config, directory, parts, view, iteration, pairs)
-    gap = track_gap(current, config.gap.n)
-    store.commit_iteration(
-        iteration,
-        temperature(iteration, config.generate.temperature, config.generate.decay),
-        trained,
-        {} if gap is None else asdict(gap),
+    draw_samples(run, iteration)
+    evaluate_iteration(run, iteration)
+    pairs, evidence = make_pairs(run, iteration)
+    run.store.set_pairs(iteration, pairs)
+    trained = train_generator(run, iteration, pairs)
+    current = run.store.scored(iteration)
+    gap = track_gap(current, run.config.gap.n)
+    heat = temperature(iteration, run.config.generate.temperature, run.config.generate.decay)
+    run.store.commit_iteration(iteration, heat, trained, {} if gap is None else asdict(gap), evidence)
+    run.directory.log(f"iteration {iteration} closed: {len(current)} samples, {len(pairs)} pairs")
+
+
+def record_facts(run: Run) -> None:
+    """What must not change between two sittings of one run: questions, prompt, models. Seals the test questions."""
+    run.parts.envelope.seal(run.directory.path)
+    run.store.add_questions(dev_rows(run))
+    run.store.add_questions(
+        [
+            QuestionRow(q.id, Split.TEST, q.prompt_hash, q.skill, turn=i)
+            for i, q in enumerate(run.parts.envelope.questions)
+        ]
     )
-    directory.log(f"iteration {iteration} closed: {len(current)} samples, {len(pairs)} pairs")
-
-
-def record_facts(directory: RunDirectory, parts: Parts) -> None:
-    """What must not change between two sittings of one run: questions, prompt, models."""
-    store = directory.store
-    for split, questions in ((Split.DEV, parts.task.dev), (Split.TEST, parts.task.test)):
-        store.add_questions(split, questions, [text_hash(q.prompt) for q in questions])
-    for key, value in parts.facts.items():
-        old = store.get_meta(key)
+    for key, value in (run.parts.facts | {"sealed test": run.parts.envelope.digest}).items():
+        old = run.store.get_meta(key)
         if old is not None and old != value:
-            raise StageError(f"{key} has changed since {directory.path} was begun; give another --run-dir")
+            raise StageError(f"{key} has changed since {run.directory.path} was begun; give another --run-dir")
         if old is None:
-            store.set_meta(key, value)
+            run.store.set_meta(key, value)
 
 
-def run_baselines(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView) -> None:
-    """Seed, sources and human-designed merges on dev, through the same executor as candidates."""
-    example = extract_program(parts.prompt)
-    rows = [
-        baseline_row(b, i, stream_seed(config.seed, "execute", 0, i))
-        for i, b in enumerate(baselines.table(config.models.sources, example))
-    ]
-    directory.store.add_candidates(rows)
-    run_pending(config, directory, parts, view, 0, directory.store.candidates(0))
+def dev_rows(run: Run) -> list[QuestionRow]:
+    """The dev questions as the store keeps them, block after block."""
+    rows = []
+    for number in range(run.parts.task.blocks):
+        block = run.parts.task.block(number)
+        first_held = len(block) - held_out_count(run.config, len(block))
+        rows += [
+            QuestionRow(q.id, Split.DEV, text_hash(q.prompt), q.skill, number, turn, turn >= first_held)
+            for turn, q in enumerate(block)
+        ]
+    return rows
 
 
-def draw_samples(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
+def baseline_rows(run: Run) -> list[CandidateRow]:
+    """Seed, sources and human-designed merges, recorded as candidates of iteration 0."""
+    table = baselines.table(run.config.models.sources, extract_program(run.parts.prompt))
+    run.store.add_candidates(
+        baseline_row(b, i, stream_seed(run.config.seed, "execute", 0, i)) for i, b in enumerate(table)
+    )
+    return run.store.candidates(0)
+
+
+def draw_samples(run: Run, iteration: int) -> None:
     """Draw the iteration's samples, batch by batch; whole batches that are recorded are not drawn again."""
-    drawn = len(directory.store.candidates(iteration, "generated"))
+    config, store, generator = run.config, run.store, run.parts.generator
+    drawn = len(store.candidates(iteration, "generated"))
     missing = sample_requests(config.seed, iteration, range(drawn, config.generate.samples))
     if not missing:
         return
     heat = temperature(iteration, config.generate.temperature, config.generate.decay)
-    adapter = adapter_before(directory, iteration)
-    name = directory.checkpoint_name(adapter)
-    with view.phase(directory, iteration, "generate", total=len(missing)) as advance:
+    adapter = adapter_before(run.directory, iteration)
+    name = run.directory.checkpoint_name(adapter)
+    with run.view.phase(run.directory, iteration, "generate", total=len(missing)) as advance:
         try:
-            parts.generator.load(adapter)
-            for batch in parts.generator.sample(parts.prompt, missing, heat):
-                directory.store.add_candidates(
+            generator.load(adapter)
+            for batch in generator.sample(run.parts.prompt, missing, heat):
+                store.add_candidates(
                     sample_row(s, candidate_id("generated", iteration, s.index, s.text), iteration, name, heat,
                                extract_program(s.text), stream_seed(config.seed, "execute", iteration, s.index))
                     for s in batch
                 )  # fmt: skip
                 advance(len(batch))
         finally:
-            parts.generator.close()
+            generator.close()
 
 
-def run_candidates(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView, iteration: int) -> None:
-    """Run and score the iteration's programs that have no outcome yet."""
-    run_pending(config, directory, parts, view, iteration, directory.store.candidates(iteration, "generated"))
+def make_pairs(run: Run, iteration: int) -> tuple[list[PreferencePair], dict[str, object]]:
+    """The preference pairs of an iteration, and how far both rules can be trusted on its answers."""
+    every = run.store.scored()
+    current = [c for c in every if c.iteration == iteration]
+    earlier = [c for c in every if c.iteration < iteration]
+    answers: dict[str, AnswerRow] = {}
+    for number in range(1, iteration + 1):
+        answers |= run.store.verdicts(number, "generated")
+    rule, prompt = run.config.pair, run.parts.prompt
+    pairs = pair(prompt, current, earlier, rule, answers)
+    return pairs, pair_evidence(prompt, current, earlier, rule, answers)
 
 
-def run_pending(
-    config: RunConfig,
-    directory: RunDirectory,
-    parts: Parts,
-    view: RunView,
-    iteration: int,
-    rows: Sequence[CandidateRow],
-) -> None:
-    """Run programs in order, grade what their merged models answer, and record both at once per program."""
-    store = directory.store
-    pending = [row for row in rows if row.status is None]
-    if not pending:
-        return
-    name = "evaluate" if iteration else "baselines"
-    with view.phase(directory, iteration, name, len(pending)) as advance, parts.open_worker() as worker:
-        if store.get_meta("isolation") in (None, "full"):  # the weakest level of all sittings is the run's
-            store.set_meta("isolation", worker.isolation)
-        known = store.known_results()
-        for row, outcome in execute(worker, pending, [q.prompt for q in parts.task.dev], known):
-            if iteration == 0 and outcome.status is not ExecutionStatus.OK:  # not recorded: the next start tries again
-                raise StageError(f"the baseline {row.name!r} does not run: {outcome.status}, {outcome.error}")
-            record(store, row.id, outcome, known, parts.task, config.evaluate.max_truncated)
-            advance(1)
-
-
-def execute(
-    worker: Worker, rows: Iterable[CandidateRow], prompts: Sequence[str], known: dict[str, str]
-) -> Iterable[tuple[CandidateRow, Outcome]]:
-    """Run programs one after another; what has a fingerprint or a result hash in `known` is not answered again."""
-    for row in rows:
-        assert row.source is not None  # a sample without a program has its outcome already
-        yield row, worker.run(MergeProgram(row.id, row.source, row.execution_seed), prompts, known)
-
-
-def record(
-    store: Store,
-    candidate_id: str,
-    outcome: Outcome,
-    known: dict[str, str],
-    task: Task,
-    max_truncated: float,
-) -> None:
-    """One program's outcome and graded dev answers, in one transaction."""
-    digests = [digest for digest in (outcome.fingerprint, outcome.result_hash) if digest is not None]
-    duplicate_of = next((known[digest] for digest in digests if digest in known), None)
-    answers = () if outcome.completions is None else score(task.dev, outcome.completions, task.grade)
-    with store.transaction():
-        store.record_outcome(candidate_id, outcome, duplicate_of, refusal(answers, max_truncated))
-        store.add_answers(candidate_id, answers)
-    for digest in digests:
-        known.setdefault(digest, duplicate_of or candidate_id)
-
-
-def train_generator(
-    config: RunConfig,
-    directory: RunDirectory,
-    parts: Parts,
-    view: RunView,
-    iteration: int,
-    pairs: Sequence[PreferencePair],
+def pair_evidence(
+    prompt: str,
+    current: Sequence[ScoredCandidate],
+    earlier: Sequence[ScoredCandidate],
+    rule: PairConfig,
+    answers: Mapping[str, AnswerRow],
 ) -> dict[str, object]:
+    """Pairs by either rule, and the estimated share of wrongly ordered ones."""
+    here = {c.id for c in current}
+    own = {i: row for i, row in answers.items() if i in here}
+    found: dict[str, object] = {"rule": rule.rule}
+    for name in ("paper", "confident"):
+        pairs = pair(prompt, current, earlier, rule.model_copy(update={"rule": name}), answers)
+        members = {i: answers[i] for p in pairs for i in (p.chosen_id, p.rejected_id) if i in answers}
+        found[name] = {"pairs": len(pairs), "inverted": inverted_share(pairs, own | members)}
+    return found
+
+
+def train_generator(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -> dict[str, object]:
     """DPO on the iteration's pairs, from the previous adapter; an adapter that is complete is not trained again."""
-    previous = adapter_before(directory, iteration)
-    with view.phase(directory, iteration, "train", total=None) as advance:
+    previous = adapter_before(run.directory, iteration)
+    with run.view.phase(run.directory, iteration, "train", total=None) as advance:
         _, report = train(
-            parts.trainer,
-            config.generate.model,
+            run.parts.trainer,
+            run.config.generate.model,
             previous,
             pairs,
-            directory.checkpoint(iteration),
-            stream_seed(config.seed, "train", iteration, 0) % 2**31,
+            run.directory.checkpoint(iteration),
+            stream_seed(run.config.seed, "train", iteration, 0) % 2**31,
             lambda *_: advance(1),
         )
     return asdict(report)
@@ -209,74 +185,32 @@ def adapter_before(directory: RunDirectory, iteration: int) -> Path | None:
     return next((path for path in trained if path.is_dir()), None)
 
 
-def register_winners(directory: RunDirectory, parts: Parts, view: RunView) -> bool:
-    """Name, on dev scores alone, what will be scored on test: the winner, the seed, the best baseline.
+def register_winner(run: Run) -> bool:
+    """Name, on dev scores alone, what `selfdev test` will score: the winner, the seed, the best baseline.
 
     The winner is run once more first; a program that gives other bits loses its score, and the next one is taken.
     """
-    store = directory.store
-    if store.winners():
+    store = run.store
+    if "winner" in store.winners():
         return True
-    if not ranked(store.scored()):
+    if not in_finals(store.scored()):
         return False
-    with view.phase(directory, 0, "confirm", total=None), parts.open_worker() as worker:
-        while order := ranked(store.scored()):
-            row = store.candidate(order[0].id)
-            if confirm(worker, row, store):
+    with run.view.phase(run.directory, 0, "confirm", total=None), run.parts.open_worker() as worker:
+        while order := in_finals(store.scored()):
+            if confirm(worker, store.candidate(order[0].id), run):
                 break
     if not order:
         return False
     seed = next(row.id for row in store.candidates(0) if row.kind == "seed")
-    store.set_winners({"winner": order[0].id, "seed": seed, "baseline": best_baseline(store)})
+    store.register({"winner": order[0].id, "seed": seed, "baseline": best_baseline(store)})
     return True
-
-
-def confirm(worker: Worker, row: CandidateRow, store: Store) -> bool:
-    """Run a scored program again, without questions; record it as nondeterministic where the bits differ.
-
-    Raises:
-        StageError: it did not end this time (say, a timeout on a busy machine); nothing is recorded.
-    """
-    for _, outcome in execute(worker, [row], (), {row.result_hash or "": row.id}):
-        if outcome.result_hash == row.result_hash:
-            return True
-        if outcome.status is not ExecutionStatus.OK:
-            raise StageError(
-                f"program {row.id} ran before and now ended with {outcome.status} ({outcome.error}); run again"
-            )
-        store.record_outcome(row.id, Outcome(ExecutionStatus.NONDETERMINISTIC, "a second run gave other bits"), None)
-    return False
 
 
 def best_baseline(store: Store) -> str:
     """The baseline with the best dev score, the seed apart; the first of equals."""
-    counts = store.counts(Split.DEV)
+    counts = store.final_counts()
     rows = [row for row in store.candidates(0) if row.kind != "seed" and row.duplicate_of is None]
     return max(rows, key=lambda row: (counts[row.id].correct, -row.index)).id
-
-
-def test_winners(directory: RunDirectory, parts: Parts, view: RunView) -> None:
-    """Score what was registered on the test questions, once, and note that they were opened."""
-    store = directory.store
-    ids = list(dict.fromkeys(store.winners().values()))
-    if all(store.answers(i, Split.TEST) for i in ids):
-        return
-    questions = parts.task.test
-    outcomes: list[Outcome] = []
-    with view.phase(directory, 0, "test", total=len(ids)) as advance, parts.open_worker() as worker:
-        rows = [store.candidate(i) for i in ids]
-        for _, outcome in execute(worker, rows, [q.prompt for q in questions], {}):
-            outcomes.append(outcome)
-            advance(1)
-    with store.transaction():
-        store.add_opening(datetime.now(UTC).isoformat(timespec="seconds"), ids, len(questions))
-        for i, outcome in zip(ids, outcomes, strict=True):
-            if outcome.completions is None or outcome.result_hash != store.candidate(i).result_hash:
-                raise StageError(
-                    f"program {i} did not give its dev result on test ({outcome.status} {outcome.error or ''}); "
-                    "run again"
-                )
-            store.add_answers(i, score(questions, outcome.completions, parts.task.grade))
 
 
 def baseline_row(baseline: baselines.Baseline, index: int, execution_seed: int) -> CandidateRow:

@@ -53,4 +53,24 @@ def _m002_fingerprints(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS = (("001_first", _m001_first), ("002_fingerprints", _m002_fingerprints))
+def _m003_races(db: sqlite3.Connection) -> None:
+    for statement in (
+        "ALTER TABLE question ADD COLUMN block INTEGER NOT NULL DEFAULT 0",  # of dev questions; 0 is the baselines'
+        "ALTER TABLE question ADD COLUMN turn INTEGER NOT NULL DEFAULT 0",  # place in its block: the order of a race
+        "ALTER TABLE question ADD COLUMN held_out INTEGER NOT NULL DEFAULT 0",  # no decision of a race sees it
+        "UPDATE question SET turn = position",
+        """CREATE TABLE standing (
+            candidate_id TEXT PRIMARY KEY REFERENCES candidate (id), place INTEGER NOT NULL, asked INTEGER NOT NULL,
+            correct INTEGER NOT NULL, wins INTEGER NOT NULL, losses INTEGER NOT NULL, dropped TEXT,
+            finalist INTEGER NOT NULL) STRICT""",
+        "ALTER TABLE iteration ADD COLUMN evidence TEXT NOT NULL DEFAULT '{}'",  # of its pairs
+        "ALTER TABLE winner ADD COLUMN openings INTEGER NOT NULL DEFAULT 0",  # of the test set before it was registered
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS = (
+    ("001_first", _m001_first),
+    ("002_fingerprints", _m002_fingerprints),
+    ("003_races", _m003_races),
+)

@@ -6,9 +6,10 @@ every rejected one whose score is strictly lower. Programs whose merged task vec
 (their pair would teach nothing about the score). Ties are broken by the order of drawing, so the result depends on
 nothing but the rows.
 
-Scores are measured, so some pairs stand the wrong way round. `min_evidence` keeps only pairs whose two programs are
-separated by the questions that both answered (an e-value, so that a race may have stopped either of them at any time);
-`inverted_share` estimates how many of a set of pairs are wrong; `max_appearances` keeps one program from dominating.
+Scores are measured, so some pairs stand the wrong way round. The rule "confident" keeps only pairs whose two programs
+are separated by the questions that both answered (an e-value, so that a race may have stopped either of them at any
+time); `inverted_share` estimates how many of a set of pairs are wrong; `max_appearances` keeps one program from
+dominating.
 """
 
 from __future__ import annotations
@@ -25,9 +26,28 @@ from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate
 
 
 def by_score(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
-    """Scored originals, best first; equal scores keep the order of drawing."""
-    scored = [c for c in candidates if c.score is not None and c.duplicate_of is None]
-    return sorted(scored, key=lambda c: (-(c.score or 0.0), c.iteration, c.index))
+    """Originals of one iteration that were scored or raced, best first; equals keep the order of drawing.
+
+    After a race: who came how far in it, best first.
+    """
+    placed = [c for c in candidates if c.rank_gain is not None and c.duplicate_of is None and c.status.has_result]
+    return sorted(placed, key=_order)
+
+
+def _order(c: ScoredCandidate) -> tuple[int, float, int, int]:
+    return 0 if c.standing is None else c.standing.place, -(c.rank_gain or 0.0), c.iteration, c.index
+
+
+def by_gain(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    """Scored originals that may win, of any iterations, by their gain over the seed."""
+    scored = [c for c in candidates if c.gain is not None and c.duplicate_of is None and c.refused is None]
+    return sorted(scored, key=lambda c: (-(c.gain or 0.0), c.iteration, c.index))
+
+
+def in_finals(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    """Originals that may win, of any iterations, by their score on the questions that they share with the baselines."""
+    met = [c for c in candidates if c.final_score is not None and c.duplicate_of is None and c.refused is None]
+    return sorted(met, key=lambda c: (-(c.final_score or 0.0), c.iteration, c.index))
 
 
 def ranked(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
@@ -46,8 +66,6 @@ def pair(
     earlier: Sequence[ScoredCandidate],
     rule: PairConfig,
     answers: Mapping[str, AnswerRow] | None = None,
-    min_evidence: float | None = None,
-    max_appearances: int | None = None,
 ) -> list[PreferencePair]:
     """The preference pairs of one iteration.
 
@@ -55,32 +73,33 @@ def pair(
         prompt: the fixed generator prompt.
         current: all candidates of this iteration, failed ones included.
         earlier: all candidates of the iterations before it.
-        rule: shares, elites, and what failures may do.
+        rule: shares, elites, what failures may do. With `rule.rule` "confident", a pair needs `rule.min_evidence`: the
+            least e-value for "chosen is better than rejected" over the questions that both were asked (20: a wrong
+            claim about one pair at most once in 20). A program that failed needs none: that it failed is no chance.
+            `rule.max_appearances` bounds the pairs that one program is in; the strongest pairs come first.
         answers: candidate id -> its dev verdicts in the order of the questions, None where it was not asked one.
-        min_evidence: least e-value for "chosen is better than rejected" over the questions that both were asked, at
-            least 1 (20: a wrong claim about one pair at most once in 20); None: scores decide, as in the paper. A
-            program that failed needs no evidence: that it failed is not a matter of chance.
-        max_appearances: most pairs that one program may be in, on either side; the strongest pairs come first.
 
     Returns:
         Pairs, best chosen program first; at most `rule.max_pairs`. Empty where nothing separates two programs.
 
     Raises:
-        ValueError: evidence is asked for without answers, or a bound is below 1.
+        ValueError: evidence is asked for without answers.
     """
-    _check_bounds(answers is not None, min_evidence, max_appearances)
+    if rule.rule == "confident" and answers is None:
+        raise ValueError("pair.rule confident needs the answers that it takes its evidence from")
     best, order = ranked(current), by_score(current)
     chosen = best[: share_count(len(best), rule.chosen_share)] if best else []
     rejected = order[len(order) - share_count(len(order), rule.rejected_share) :] if order else []
     chosen = chosen + elites(earlier, rule.elites)
-    chosen.sort(key=lambda c: (-(c.score or 0.0), c.iteration, c.index))
+    chosen.sort(key=lambda c: (-(c.rank_gain or 0.0), c.iteration, c.index))
     if rule.failures == "reject":
         rejected = rejected + _failures(current)
     pairs = [_make(prompt, good, bad) for good in chosen for bad in rejected if _better(good, bad)]
-    if answers is not None and min_evidence is not None:
-        pairs = [p for p in pairs if p.rejected_score is None or _log_evidence(p, answers) >= log(min_evidence)]
-    if max_appearances is not None:
-        pairs = _bounded(pairs, max_appearances)
+    if answers is not None and rule.rule == "confident":
+        least = log(rule.min_evidence)
+        pairs = [p for p in pairs if p.rejected_score is None or _log_evidence(p, answers) >= least]
+    if rule.max_appearances is not None:
+        pairs = _bounded(pairs, rule.max_appearances)
     return pairs[: rule.max_pairs]
 
 
@@ -100,13 +119,6 @@ def inverted_share(pairs: Sequence[PreferencePair], answers: Mapping[str, Answer
         return None
     prior = 2 * between_variance(list(answers.values()))
     return fmean(0.0 if p.rejected_score is None else _chance_wrong(p, answers, prior) for p in pairs)
-
-
-def _check_bounds(has_answers: bool, min_evidence: float | None, max_appearances: int | None) -> None:
-    if min_evidence is not None and (min_evidence < 1 or not has_answers):
-        raise ValueError(f"min_evidence {min_evidence}: need at least 1, and answers to take it from")
-    if max_appearances is not None and max_appearances < 1:
-        raise ValueError(f"max_appearances {max_appearances}: need at least 1")
 
 
 def _chance_wrong(p: PreferencePair, answers: Mapping[str, AnswerRow], prior: float) -> float:
@@ -170,9 +182,10 @@ def _failures(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
 def _better(good: ScoredCandidate, bad: ScoredCandidate) -> bool:
     if good.completion == bad.completion:
         return False
-    return bad.score is None or (good.score is not None and good.score > bad.score)
+    return bad.rank_gain is None or (good.rank_gain is not None and good.rank_gain > bad.rank_gain)
 
 
 def _make(prompt: str, good: ScoredCandidate, bad: ScoredCandidate) -> PreferencePair:
-    assert good.score is not None  # ranked() lets only scored programs through
-    return PreferencePair(prompt, good.completion, bad.completion, good.id, bad.id, good.score, bad.score)
+    return PreferencePair(
+        prompt, good.completion, bad.completion, good.id, bad.id, good.measured or 0.0, bad.measured
+    )  # fmt: skip

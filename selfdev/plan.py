@@ -63,7 +63,9 @@ class Shape:
 class Work:
     """Tokens of one run, at most."""
 
-    evaluations: float  # candidates and baselines on dev, winners on test in units of a dev evaluation
+    # Candidates (at most: races ask most of them less), baselines and finals on dev, and what is registered on test, in
+    # units of a dev evaluation.
+    evaluations: float
     rows: int  # questions per evaluation
     shared: int  # prompt tokens common to all questions
     own: int  # prompt tokens of one question
@@ -139,7 +141,7 @@ def workload(config: RunConfig, prompt_characters: int, baselines: int) -> Work:
     samples = config.iterations * config.generate.samples
     dev = config.task.dev_size
     return Work(
-        evaluations=baselines + samples + 3 * _test_size(config) / dev,
+        evaluations=baselines + samples + _fresh_blocks(config) + 3 * _test_size(config) / dev,
         rows=dev,
         shared=shared,
         own=own,
@@ -154,8 +156,22 @@ def workload(config: RunConfig, prompt_characters: int, baselines: int) -> Work:
 def _test_size(config: RunConfig) -> int:
     if config.task.test_size != "rest":
         return config.task.test_size
-    taken = config.task.dev_size if config.task.dev_from == "test" else 0
-    return _TEST_ROWS.get(config.task.name, _OTHER_ROWS) - taken
+    taken = config.blocks * config.task.dev_size if _dev_from_test(config) else 0
+    return max(1, _TEST_ROWS.get(config.task.name, _OTHER_ROWS) - taken)
+
+
+def _dev_from_test(config: RunConfig) -> bool:
+    """As `tasks.benchmark.dev_split` decides once the task is loaded."""
+    task = config.task
+    if task.dev_from is not None:
+        return task.dev_from == "test"
+    has_train = task.train_data is not None or (task.data is None and task.name in _TEST_ROWS)
+    return config.blocks == 1 or not has_train
+
+
+def _fresh_blocks(config: RunConfig) -> int:
+    """The seed on every further block, and the best of each iteration on the baselines'."""
+    return 0 if config.blocks == 1 else config.iterations * (1 + config.dev.finalists)
 
 
 def _pairs(config: RunConfig) -> int:

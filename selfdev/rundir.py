@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from pydantic import ValidationError
+
 from selfdev.config import RunConfig, differences
 from selfdev.errors import RunError, UsageError
 from selfdev.store import FILE_NAME, Store
@@ -152,6 +154,20 @@ def read_saved_config(path: Path) -> dict[str, object]:
     if not isinstance(values, dict):
         raise RunError(f"{path / CONFIG_NAME} holds no configuration")
     return values
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """The configuration of a run, for commands that go on working in it.
+
+    Raises:
+        RunError: there is none, or it was written by a version with other settings.
+    """
+    try:
+        return RunConfig.model_validate_json(json.dumps(read_saved_config(path)))
+    except ValidationError as error:
+        raise RunError(
+            f"{path / CONFIG_NAME} is not a configuration of this version: {error.errors()[0]['msg']}"
+        ) from None
 
 
 def check_writable(path: Path) -> None:

@@ -25,7 +25,7 @@ from selfdev.types import (
     ExecutionStatus,
     Outcome,
     PreferencePair,
-    Question,
+    RaceStanding,
     Sample,
     ScoredCandidate,
     Split,
@@ -62,6 +62,41 @@ class CandidateRow:
     fingerprint: str | None = None
     tags: tuple[str, ...] = ()
     refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRow:
+    """One question as the store knows it."""
+
+    id: str
+    split: Split
+    prompt_hash: str
+    skill: str
+    block: int = 0  # of dev questions; 0 is the baselines'
+    turn: int = 0  # place in its block
+    held_out: bool = False  # no decision of a race sees it
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One line of the ledger of the test set."""
+
+    number: int  # 1, 2, ...
+    opened_at: str  # UTC
+    candidates: tuple[str, ...]
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Some answers of one candidate, counted."""
+
+    block: int
+    held_out: bool
+    opening: bool
+    correct: int
+    seed: int  # the seed's right answers to the same questions
+    total: int
 
 
 CLOCK_TABLES = frozenset({"phase", "opening", "migration"})  # rows that depend on the clock
@@ -116,13 +151,16 @@ class Store:
         with self.transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def add_questions(self, split: Split, questions: Sequence[Question], prompt_hashes: Sequence[str]) -> None:
+    def add_questions(self, rows: Sequence[QuestionRow]) -> None:
         """Record which questions a split holds, in order; once recorded they cannot change.
 
         Raises:
             RunError: the store already holds other questions for this split.
         """
-        new = [(q.id, str(split), i, h, q.skill) for i, (q, h) in enumerate(zip(questions, prompt_hashes, strict=True))]
+        split = rows[0].split
+        new = [
+            (q.id, str(split), i, q.prompt_hash, q.skill, q.block, q.turn, int(q.held_out)) for i, q in enumerate(rows)
+        ]
         old = [tuple(r) for r in self._db.execute("SELECT * FROM question WHERE split = ? ORDER BY position", (split,))]
         if old and old != new:
             raise RunError(
@@ -130,7 +168,16 @@ class Store:
             )
         if not old:
             with self.transaction():
-                self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?)", new)
+                self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?, ?)", new)
+
+    def question_count(self, split: Split, block: int | None = None, held_out: bool | None = None) -> int:
+        """How many questions a split, a block of it or the held-out part of that holds."""
+        row = self._db.execute(
+            """SELECT COUNT(*) FROM question WHERE split = :split AND (:block IS NULL OR block = :block)
+               AND (:held IS NULL OR held_out = :held)""",
+            {"split": split, "block": block, "held": held_out},
+        ).fetchone()
+        return int(row[0])
 
     def question_skills(self, split: Split) -> dict[str, str]:
         """Question id -> skill, in order."""
@@ -185,11 +232,17 @@ class Store:
         )
         return [(r["iteration"], r["side"], r["other"]) for r in rows]
 
-    def known_results(self) -> dict[str, str]:
-        """Result hashes and fingerprints -> id of the candidate whose scores they stand for."""
+    def known_results(self, kind: str = "generated") -> dict[str, str]:
+        """Result hashes and fingerprints -> id of the candidate whose scores they stand for.
+
+        Of the run's own programs and the baselines, or of a control's own programs: a control does not profit from what
+        others have found.
+        """
         rows = self._db.execute(
             """SELECT result_hash, fingerprint, COALESCE(duplicate_of, id) AS original FROM candidate
-               WHERE status = 'ok' ORDER BY iteration, idx, kind"""
+               WHERE status = 'ok' AND (kind = :kind OR (:kind = 'generated' AND iteration = 0))
+               ORDER BY iteration, idx, kind""",
+            {"kind": kind},
         )
         known: dict[str, str] = {}
         for r in rows:
@@ -210,6 +263,11 @@ class Store:
                  outcome.result_hash, duplicate_of, outcome.fingerprint, " ".join(outcome.tags), refused,
                  candidate_id),
             )  # fmt: skip
+
+    def set_refused(self, candidate_id: str, refused: str | None) -> None:
+        """Record why a candidate may not be ranked; None: it may."""
+        with self.transaction():
+            self._db.execute("UPDATE candidate SET refused = ? WHERE id = ?", (refused, candidate_id))
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -242,14 +300,67 @@ class Store:
             for r in rows
         ]
 
-    def counts(self, split: Split) -> dict[str, Score]:
-        """Candidate id -> counted answers, for every candidate with answers; duplicates get their original's."""
+    def verdicts(
+        self, iteration: int, kind: str | None = None, block: int | None = None
+    ) -> dict[str, list[bool | None]]:
+        """Candidate id -> its verdicts on the dev questions in their order, None where it was not asked.
+
+        Candidates of one iteration (0: the baselines) with at least one such answer, in the order they were drawn.
+
+        Args:
+            iteration: whose candidates.
+            kind: of these only.
+            block: questions of this block only, by their place in it.
+        """
+        size = self.question_count(Split.DEV, block)
+        table: dict[str, list[bool | None]] = {}
+        rows = self._db.execute(
+            """SELECT candidate_id, turn, position, answer.correct FROM answer
+               JOIN question ON question.id = question_id JOIN candidate ON candidate.id = candidate_id
+               WHERE split = 'dev' AND (:block IS NULL OR block = :block) AND iteration = :iteration
+               AND (:kind IS NULL OR kind = :kind) ORDER BY idx, kind, position""",
+            {"block": block, "iteration": iteration, "kind": kind},
+        )
+        for r in rows:
+            place = r["position"] if block is None else r["turn"]
+            table.setdefault(r["candidate_id"], [None] * size)[place] = bool(r["correct"])
+        return table
+
+    def evaluations(self, kind: str, iteration: int | None = None) -> int:
+        """Question-evaluations spent on dev by candidates of a kind, finals included."""
+        row = self._db.execute(
+            """SELECT COUNT(*) FROM answer JOIN question ON question.id = question_id
+               JOIN candidate ON candidate.id = candidate_id
+               WHERE split = 'dev' AND kind = :kind AND (:iteration IS NULL OR iteration = :iteration)""",
+            {"kind": kind, "iteration": iteration},
+        ).fetchone()
+        return int(row[0])
+
+    def question_uses(self) -> list[tuple[int, str, int, int, int]]:
+        """The ledger of questions: (block, kind, iteration, questions used, question-evaluations)."""
+        rows = self._db.execute(
+            """SELECT block, CASE WHEN iteration = 0 THEN 'baselines' ELSE kind END AS who, iteration,
+               COUNT(DISTINCT question_id), COUNT(*) FROM answer JOIN question ON question.id = question_id
+               JOIN candidate ON candidate.id = candidate_id WHERE split = 'dev'
+               GROUP BY block, who, iteration ORDER BY block, iteration, who"""
+        )
+        return [(r[0], r[1], r[2], r[3], r[4]) for r in rows]
+
+    def counts(self, split: Split, block: int | None = None, held_out: bool | None = None) -> dict[str, Score]:
+        """Candidate id -> counted answers, for every candidate with answers; duplicates get their original's.
+
+        Args:
+            split: dev or test.
+            block: dev questions of this block only.
+            held_out: questions that are (not) held out from races only.
+        """
         rows = self._db.execute(
             """SELECT candidate_id, SUM(correct) AS correct, COUNT(*) AS total, SUM(truncated) AS truncated,
                SUM(extracted IS NULL) AS unparsable, SUM(empty) AS empty, SUM(repetitive) AS repetitive,
                SUM(timed_out) AS timed_out FROM answer JOIN question ON question.id = question_id
-               WHERE split = ? GROUP BY candidate_id""",
-            (split,),
+               WHERE split = :split AND (:block IS NULL OR block = :block) AND (:held IS NULL OR held_out = :held)
+               GROUP BY candidate_id""",
+            {"split": split, "block": block, "held": held_out},
         )
         found = {
             r["candidate_id"]: Score.of(
@@ -262,23 +373,99 @@ class Store:
                 found[r["id"]] = found[r["duplicate_of"]]
         return found
 
-    def scored(self, iteration: int | None = None) -> list[ScoredCandidate]:
-        """Generated candidates that have run, with their dev score if they have one, in the order they were drawn."""
-        counts = self.counts(Split.DEV)
+    def scored(self, iteration: int | None = None, kind: str = "generated") -> list[ScoredCandidate]:
+        """Candidates of a kind that have run, with their dev score if they have one, in the order they were drawn."""
+        tallies, standings = self._tallies(), self.standings()
+        fixed = self._db.execute("SELECT MAX(block) FROM question").fetchone()[0] in (0, None)
+        racing = self.get_meta("race block") is not None
         result = []
-        for row in self.candidates(iteration, "generated"):
+        for row in self.candidates(iteration, kind):
             if row.status is None:  # drawn, not run yet
                 continue
-            c = counts.get(row.id) if row.status is ExecutionStatus.OK else None
+            owner = row.duplicate_of or row.id
+            mine = tallies.get(owner, []) if row.status is ExecutionStatus.OK else []
+            own = [t for t in mine if fixed or t.block > 0] or mine  # what repeats a baseline has its block 0
+            final = [] if fixed else [t for t in mine if t.block == 0]
+            standing = standings.get(owner)
+            counted = own
+            if standing is not None:
+                counted = [t for t in own if t.held_out] if standing.finalist else []
+            elif racing and owner == row.id:  # the race is not decided yet
+                counted = []
+            before = [t for t in own if t.opening] if standing is not None else own
+            score, seed, total = _summed(counted)
+            first, _, first_total = _summed(before)
+            last, _, last_total = _summed(counted if fixed else final)
             result.append(
                 ScoredCandidate(
                     id=row.id, iteration=row.iteration, index=row.index, source=row.source or "", completion=row.text,
-                    status=row.status, correct=None if c is None else c.correct,
-                    total=0 if c is None else c.total, nll=row.nll, tokens=row.tokens, duplicate_of=row.duplicate_of,
-                    refused=row.refused,
+                    status=row.status, correct=score, total=total, nll=row.nll, tokens=row.tokens,
+                    duplicate_of=row.duplicate_of, refused=row.refused, seed_correct=seed or 0, standing=standing,
+                    opening_correct=first, opening_total=first_total, final_correct=last, final_total=last_total,
                 )
             )  # fmt: skip
         return result
+
+    def _tallies(self) -> dict[str, list[_Tally]]:
+        """Dev answers of every candidate by block, held-out part and opening, beside the seed's on the same."""
+        rows = self._db.execute(
+            """SELECT answer.candidate_id, block, held_out, turn < :opening AS opening, SUM(answer.correct) AS correct,
+               SUM(seed.correct) AS seed, COUNT(*) AS total
+               FROM answer JOIN question ON question.id = answer.question_id
+               LEFT JOIN answer AS seed ON seed.question_id = answer.question_id AND seed.candidate_id =
+                   (SELECT id FROM candidate WHERE kind = 'seed')
+               WHERE split = 'dev' GROUP BY answer.candidate_id, block, held_out, turn < :opening""",
+            {"opening": int(self.get_meta("race block") or 0)},
+        )
+        table: dict[str, list[_Tally]] = {}
+        for r in rows:
+            part = _Tally(r["block"], bool(r["held_out"]), bool(r["opening"]), r["correct"], r["seed"] or 0, r["total"])
+            table.setdefault(r["candidate_id"], []).append(part)
+        return table
+
+    @property
+    def _finals_held_out(self) -> bool | None:
+        """Where all iterations ask one block and race on it, baselines and best meet on its held-out part."""
+        fixed = self._db.execute("SELECT MAX(block) FROM question").fetchone()[0] in (0, None)
+        return True if fixed and self.get_meta("race block") is not None else None
+
+    def final_counts(self) -> dict[str, Score]:
+        """Counts on the questions on which baselines and the best candidates meet: block 0, or a part of it."""
+        return self.counts(Split.DEV, 0, self._finals_held_out)
+
+    def final_places(self) -> list[int]:
+        """Places in block 0 of the questions of `final_counts`."""
+        rows = self._db.execute(
+            """SELECT turn FROM question WHERE split = 'dev' AND block = 0 AND (:held IS NULL OR held_out = :held)
+               ORDER BY turn""",
+            {"held": self._finals_held_out},
+        )
+        return [r["turn"] for r in rows]
+
+    def set_standings(self, standings: Mapping[str, RaceStanding]) -> None:
+        """Record where the candidates of a race ended."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (i, s.place, s.asked, s.correct, s.wins, s.losses, s.dropped, int(s.finalist))
+                    for i, s in standings.items()
+                ],
+            )
+
+    def standings(self) -> dict[str, RaceStanding]:
+        """Candidate id -> where it ended in the race of its iteration."""
+        return {
+            r["candidate_id"]: RaceStanding(
+                r["place"], r["asked"], r["correct"], r["wins"], r["losses"], r["dropped"], bool(r["finalist"])
+            )
+            for r in self._db.execute("SELECT * FROM standing")
+        }
+
+    def standings_of(self, iteration: int, kind: str) -> dict[str, RaceStanding]:
+        """The standings of one race."""
+        ids = {row.id for row in self.candidates(iteration, kind)}
+        return {i: standing for i, standing in self.standings().items() if i in ids}
 
     # -- pairs, iterations, winners, time ---------------------------------------------------------------------------
 
@@ -315,37 +502,54 @@ class Store:
         return int(self._db.execute("SELECT COUNT(*) FROM pair WHERE iteration = ?", (iteration,)).fetchone()[0])
 
     def commit_iteration(
-        self, iteration: int, temperature: float, train: Mapping[str, Any], gap: Mapping[str, Any]
+        self,
+        iteration: int,
+        temperature: float,
+        train: Mapping[str, Any],
+        gap: Mapping[str, Any],
+        evidence: Mapping[str, Any] | None = None,
     ) -> None:
         """Close an iteration: everything before it in the loop is recorded."""
         with self.transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO iteration VALUES (?, ?, ?, ?)",
-                (iteration, temperature, json.dumps(train), json.dumps(gap)),
+                "INSERT OR REPLACE INTO iteration VALUES (?, ?, ?, ?, ?)",
+                (iteration, temperature, json.dumps(train), json.dumps(gap), json.dumps(evidence or {})),
             )
 
     def iterations(self) -> list[dict[str, Any]]:
-        """Closed iterations: {"iteration", "temperature", "train", "gap"}."""
+        """Closed iterations: {"iteration", "temperature", "train", "gap", "evidence"}."""
         rows = self._db.execute("SELECT * FROM iteration ORDER BY iteration")
-        return [{**dict(r), "train": json.loads(r["train"]), "gap": json.loads(r["gap"])} for r in rows]
+        parsed = ("train", "gap", "evidence")
+        return [{**dict(r), **{name: json.loads(r[name]) for name in parsed}} for r in rows]
 
-    def set_winners(self, winners: Mapping[str, str]) -> None:
-        """Register who will be scored on test: role -> candidate id. Never changed once set."""
+    def register(self, roles: Mapping[str, str]) -> None:
+        """Register who will be scored on test: role -> candidate id. A role once given is never given again."""
+        opened = self.openings()
         with self.transaction():
-            if not self.winners():
-                self._db.executemany("INSERT INTO winner VALUES (?, ?)", winners.items())
+            self._db.executemany(
+                "INSERT OR IGNORE INTO winner VALUES (?, ?, ?)", [(r, i, opened) for r, i in roles.items()]
+            )
 
     def winners(self) -> dict[str, str]:
         """Role -> candidate id, in the order of registration."""
         return {r["role"]: r["candidate_id"] for r in self._db.execute("SELECT * FROM winner ORDER BY rowid")}
 
+    def registered_after(self) -> dict[str, int]:
+        """Role -> how often the test set had been opened when it was registered; 0 is a blind registration."""
+        return {r["role"]: r["openings"] for r in self._db.execute("SELECT * FROM winner ORDER BY rowid")}
+
     def add_opening(self, opened_at: str, candidates: Sequence[str], questions: int) -> None:
-        """Note that the test answers were opened."""
+        """Note that the test answers are being opened: before they are."""
         with self.transaction():
             self._db.execute(
                 "INSERT INTO opening (opened_at, candidates, questions) VALUES (?, ?, ?)",
                 (opened_at, json.dumps(list(candidates)), questions),
             )
+
+    def ledger(self) -> list[Opening]:
+        """Every opening of the test set, in order."""
+        rows = self._db.execute("SELECT * FROM opening ORDER BY id")
+        return [Opening(r["id"], r["opened_at"], tuple(json.loads(r["candidates"])), r["questions"]) for r in rows]
 
     def openings(self) -> int:
         """How often the test answers were opened."""
@@ -389,6 +593,13 @@ class Store:
                     self._db.execute("INSERT INTO migration VALUES (?, datetime('now'))", (name,))
 
 
+def _summed(tallies: Sequence[_Tally]) -> tuple[int | None, int | None, int]:
+    """(right answers, the seed's, questions); no right answers are None where nothing was asked."""
+    if not tallies:
+        return None, None, 0
+    return sum(t.correct for t in tallies), sum(t.seed for t in tallies), sum(t.total for t in tallies)
+
+
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
     mode = "ro" if read_only else "rwc"
     db = sqlite3.connect(f"file:{_uri_path(path)}?mode={mode}", uri=True, isolation_level=None, timeout=5.0)
@@ -429,10 +640,11 @@ def sample_row(
     temperature: float,
     source: str | None,
     execution_seed: int,
+    kind: str = "generated",
 ) -> CandidateRow:
     """The row of one drawn sample; a sample without a program has its outcome already."""
     return CandidateRow(
-        id=candidate_id, kind="generated", name="", iteration=iteration, index=sample.index, checkpoint=checkpoint,
+        id=candidate_id, kind=kind, name="", iteration=iteration, index=sample.index, checkpoint=checkpoint,
         temperature=temperature, sample_seed=sample.seed, text=sample.text, source=source, tokens=sample.tokens,
         nll=sample.nll, truncated=sample.truncated, execution_seed=execution_seed,
         status=None if source else ExecutionStatus.NO_CODE,

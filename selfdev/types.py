@@ -32,6 +32,11 @@ class ExecutionStatus(StrEnum):
         return self not in (ExecutionStatus.NO_CODE, ExecutionStatus.SYNTAX)
 
     @property
+    def has_result(self) -> bool:
+        """There is a merged model, so there can be a score."""
+        return self is ExecutionStatus.OK
+
+    @property
     def ran(self) -> bool:
         """The program came to its end and returned something."""
         return self in (ExecutionStatus.OK, ExecutionStatus.INVALID, ExecutionStatus.NONDETERMINISTIC)
@@ -129,17 +134,65 @@ class ScoredCandidate:
     source: str
     completion: str  # the sample's text as the generator wrote it
     status: ExecutionStatus
-    correct: int | None  # dev questions answered correctly; None is "no score"
-    total: int  # dev questions asked; 0 where there is no score
+    correct: int | None  # dev questions answered correctly; None is "no score". After a race: held-out questions only
+    total: int  # dev questions of the score; 0 where there is no score
     nll: float
     tokens: int
     duplicate_of: str | None = None  # the earlier candidate with the same merged task vector, or the same fingerprint
     refused: str | None = None  # why it is scored but not ranked: too many of its answers were cut short
+    seed_correct: int = 0  # the seed's right answers to the questions of the score
+    standing: RaceStanding | None = None  # None: no race, or it did not take part
+    opening_correct: int | None = None  # of the questions that all programs of the iteration answered: never selected
+    opening_total: int = 0
+    final_correct: int | None = None  # of the questions that the best of all iterations answered beside the baselines
+    final_total: int = 0
 
     @property
     def score(self) -> float | None:
         """Dev score in [0, 1]; None where the candidate was not scored."""
         return None if self.correct is None else self.correct / self.total
+
+    @property
+    def gain(self) -> float | None:
+        """Dev score minus the seed's on the same questions; None where the candidate was not scored."""
+        return None if self.correct is None else (self.correct - self.seed_correct) / self.total
+
+    @property
+    def measured(self) -> float | None:
+        """The score; for who left a race, the share of right answers until then, which estimates nothing."""
+        if self.score is None and self.standing is not None:
+            return self.standing.correct / max(1, self.standing.asked)
+        return self.score
+
+    @property
+    def opening_score(self) -> float | None:
+        """Share of right answers before any decision about the candidate; without a race, the score."""
+        return self.score if self.opening_correct is None else self.opening_correct / self.opening_total
+
+    @property
+    def final_score(self) -> float | None:
+        """Share of right answers in the finals; None where it was not in them."""
+        return None if self.final_correct is None else self.final_correct / self.final_total
+
+    @property
+    def rank_gain(self) -> float | None:
+        """What orders candidates of several iterations: the gain, or for who left a race its gain until then."""
+        if self.gain is not None or self.standing is None:
+            return self.gain
+        return (self.standing.wins - self.standing.losses) / max(1, self.standing.asked)
+
+
+@dataclass(frozen=True, slots=True)
+class RaceStanding:
+    """Where a candidate ended in the race of its iteration. Orders candidates, estimates nothing."""
+
+    place: int  # 0 is the best
+    asked: int  # race questions
+    correct: int
+    wins: int  # questions that it answers and the seed does not
+    losses: int
+    dropped: str | None  # futile, beaten, budget or refused; None: it reached the end of the race
+    finalist: bool  # it has answered the held-out questions
 
 
 @dataclass(frozen=True, slots=True)

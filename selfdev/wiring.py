@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from selfdev.compute.base import Worker
 from selfdev.config import RunConfig, SandboxConfig
 from selfdev.errors import StageError, UsageError
+from selfdev.generate import stream_seed
 from selfdev.generators.base import Generator
 from selfdev.prompting import render_prompt, text_hash
+from selfdev.race import question_order
+from selfdev.sealed import Envelope, seal
 from selfdev.tasks.base import Task
 from selfdev.trainers.base import Trainer
+from selfdev.types import Question
 
 if TYPE_CHECKING:
     from selfdev_sandbox import Sandbox
@@ -28,7 +32,8 @@ SELF_CHECK_PROMPTS = 4  # dev prompts answered with perturbed and restored weigh
 class Parts:
     """What the loop works with. Engines are opened per phase, so that phases can share one device."""
 
-    task: Task
+    task: Task  # without test questions
+    envelope: Envelope  # of the test questions, until the run has sealed them
     prompt: str  # the fixed generator prompt
     generator: Generator
     trainer: Trainer
@@ -46,7 +51,7 @@ def build_parts(config: RunConfig) -> Parts:
     from selfdev.trainers.trl import TrlTrainer
 
     device = resolve_device(config.device)
-    task = _task(config)
+    task, envelope = seal(load_run_task(config))
     prompt = render_prompt(config.generate.prompt)
     settings = TrainSettings(
         beta=config.train.beta,
@@ -64,6 +69,7 @@ def build_parts(config: RunConfig) -> Parts:
     )
     return Parts(
         task=task,
+        envelope=envelope,
         prompt=prompt,
         generator=_generator(config, device),
         trainer=TrlTrainer(settings, chat_template=config.generate.chat_template),
@@ -72,16 +78,26 @@ def build_parts(config: RunConfig) -> Parts:
     )
 
 
-def _task(config: RunConfig) -> Task:
+def load_run_task(config: RunConfig) -> Task:
+    """The task of a run, test questions included; every block of dev questions in the random order of its races."""
     from selfdev.tasks import load_task
 
-    task = load_task(config.task, config.seed)
+    task = in_race_order(load_task(config.task, config.seed, config.blocks), config.seed)
     if not config.task.chat_template:
         return task
     from selfdev.models import load_tokenizer
     from selfdev.tasks.chat import with_chat
 
     return with_chat(task, load_tokenizer(config.models.seed))
+
+
+def in_race_order(task: Task, seed: int) -> Task:
+    """The task with every block of its dev questions shuffled: races and their evidence ask for a random order."""
+    dev: list[Question] = []
+    for number in range(task.blocks):
+        block = task.block(number)
+        dev += [block[i] for i in question_order(len(block), stream_seed(seed, "race", number, 0))]
+    return replace(task, dev=tuple(dev))
 
 
 def _generator(config: RunConfig, device: str) -> Generator:
@@ -130,7 +146,7 @@ def open_local_worker(config: RunConfig, task: Task, device: str) -> Iterator[Wo
     try:
         evaluator.self_check([q.prompt for q in task.dev[:SELF_CHECK_PROMPTS]], vectors.names)
         with _sandbox(config.sandbox, merge_device) as sandbox:
-            worker = LocalWorker(sandbox, evaluator, vectors.vectors)
+            worker = LocalWorker(sandbox, evaluator, vectors.vectors, config.race.cache_bytes)
             del vectors
             yield worker
             worker.forget()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from selfdev.compute.scripted import ScriptedWorker
 from selfdev.config import RunConfig, load_config
 from selfdev.generators.scripted import ScriptedGenerator
 from selfdev.grading.gsm8k import grade_strict
+from selfdev.sealed import seal
 from selfdev.tasks.base import Task
 from selfdev.trainers.scripted import ScriptedTrainer
-from selfdev.types import Question
+from selfdev.types import Completion, Question
 from selfdev.wiring import Parts
 
 DEV = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "add") for i in range(20))
+BLOCKS = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "add") for i in range(4 * 40))
 TEST = tuple(Question(f"test-{i}", f"Question: test {i}\nAnswer:", str(i + 1), "sub") for i in range(40))
 
 
@@ -40,18 +44,80 @@ def scripted_config(**overrides: object) -> RunConfig:
     """A small configuration for the scripted parts."""
     return load_config(
         overrides={"generate.samples": 20, "task.dev_size": 20, "task.test_size": 40, "pair.chosen_share": 0.1,
-                   **overrides}
+                   "dev.resample": "fixed", "race.enabled": False, **overrides}
     )  # fmt: skip
 
 
-def scripted_parts(samples: object = write, quality_of: object = quality) -> Parts:
-    """Parts that need no model, no sandbox and no torch."""
-    answers = {q.prompt: f" #### {q.gold}" for q in DEV + TEST}
+def racing_config(**overrides: object) -> RunConfig:
+    """The same with fresh questions in every iteration, and races."""
+    given = {"dev.resample": "iteration", "race.enabled": True, "race.block": 8, "race.keep": 3, "race.held_out": 0.3,
+             "race.alpha": 0.1, "task.dev_size": 40}  # fmt: skip
+    return scripted_config(**{**given, **overrides})
+
+
+class HashedWorker(ScriptedWorker):
+    """Right on a question with the chance `quality`, by a hash of both: whatever else is asked, in whatever order."""
+
+    cut: float | None = None  # programs of this quality write without end
+    again_prompts: list[tuple[str, tuple[str, ...]]]  # (program, what it was asked), in order
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.again_prompts = []
+
+    def again(self, program, prompts, expected):  # type: ignore[no-untyped-def]
+        self.again_prompts.append((program.id, tuple(prompts)))
+        return super().again(program, prompts, expected)
+
+    def _answer(self, quality: float, prompts: Sequence[str]) -> tuple[Completion, ...]:
+        def share(prompt: str) -> float:
+            return int(hashlib.sha256(f"{quality}|{prompt}".encode()).hexdigest()[:12], 16) / 16**12
+
+        texts = [self._answers[p] if share(p) < quality else " #### -1" for p in prompts]
+        return tuple(Completion(t, 4, quality == self.cut) for t in texts)
+
+
+def write_spread(index: int, temperature: float, adapter: Path | None) -> str:
+    """Sample `index` of an iteration: the eighth fails, all others differ, from useless to nearly perfect."""
+    learned = 0 if adapter is None else int(adapter.name.rsplit("-", 1)[1])
+    quality = "fails" if index % 12 == 7 else f"{((37 * index + 5 + 11 * learned) % 97) / 100:.3f}"
+    return f"import torch\n\n\ndef merge_models(task_vectors):\n    return {index}  # quality {quality}\n```"
+
+
+def racing_parts(
+    blocks: int = 3,
+    workers: list[ScriptedWorker] | None = None,
+    worker_class: type[ScriptedWorker] = HashedWorker,
+    quality_of: object = quality,
+) -> Parts:
+    """Parts for `racing_config` with programs of every quality, whose answers have chance in them."""
+    return scripted_parts(write_spread, quality_of, blocks, workers, worker_class)
+
+
+def scripted_parts(
+    samples: object = write,
+    quality_of: object = quality,
+    blocks: int = 1,
+    workers: list[ScriptedWorker] | None = None,
+    worker_class: type[ScriptedWorker] = ScriptedWorker,
+) -> Parts:
+    """Parts that need no model, no sandbox and no torch; several `blocks` have 40 dev questions each."""
+    dev = DEV if blocks == 1 else BLOCKS[: 40 * blocks]
+    answers = {q.prompt: f" #### {q.gold}" for q in dev + TEST}
+    task, envelope = seal(Task("scripted", dev, TEST, ("Question:",), 8, grade_strict, blocks=blocks))
+
+    def open_worker() -> AbstractContextManager[ScriptedWorker]:
+        worker = worker_class(quality_of, answers)  # type: ignore[arg-type]
+        if workers is not None:
+            workers.append(worker)
+        return nullcontext(worker)
+
     return Parts(
-        task=Task("scripted", DEV, TEST, ("Question:",), 8, grade_strict),
+        task=task,
+        envelope=envelope,
         prompt="Write a merge function.\n",
         generator=ScriptedGenerator(samples, batch_size=4),  # type: ignore[arg-type]
         trainer=ScriptedTrainer(),
-        open_worker=lambda: nullcontext(ScriptedWorker(quality_of, answers)),  # type: ignore[arg-type]
+        open_worker=open_worker,
         facts={"prompt": "scripted"},
     )

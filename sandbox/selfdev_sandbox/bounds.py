@@ -56,6 +56,12 @@ def _first_size(args: list[Any], kwargs: dict[str, Any]) -> int:
     return product_of(numbers_in(sizes)) * 8
 
 
+def _data_size(args: list[Any], kwargs: dict[str, Any]) -> int:
+    """tensor(data, shape), new_tensor(input, data, shape): the numbers given; a shape that they do not fit is refused."""
+    data = kwargs.get("data", next((a for a in args if isinstance(a, (list, tuple, int, float))), []))
+    return 8 * (len(data) if isinstance(data, (list, tuple)) else 1)
+
+
 def _arange(args: list[Any], kwargs: dict[str, Any]) -> int:
     numbers = [a for a in args if isinstance(a, (int, float))]
     start = numbers[0] if len(numbers) > 1 else kwargs.get("start", 0)
@@ -315,8 +321,8 @@ OWN: dict[str, Callable[[list[Any], dict[str, Any]], int]] = {
     "full": _first_size,
     "new_full": _first_size,
     "randint": _first_size,
-    "tensor": _first_size,
-    "new_tensor": _first_size,
+    "tensor": _data_size,
+    "new_tensor": _data_size,
     "arange": _arange,
     "linspace": _named_int("steps", 2),
     "logspace": _named_int("steps", 2),

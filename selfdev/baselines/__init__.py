@@ -1,20 +1,67 @@
 """Human-designed merges: one `merge_models` file each, run through the same executor as candidates.
 
-An entry of the table is a rule with its parameters filled in: the source text of the file with the right-hand side of
-its module constants replaced, so that what runs is a program anyone can read and run.
+    registry   the table of methods: papers, parameters, defaults, tuning grids; `method_source` makes a program of one
+    compose    LiNeS behind any program
+    search     what looks at dev scores: greedy soup, the best point of a grid
+    table      the rows that every run is compared with
+
+A program is a method's file with the right-hand side of its module constants replaced, so that what runs is something
+anyone can read and run.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
+
+from selfdev.baselines.compose import with_lines
+from selfdev.baselines.registry import (
+    METHODS,
+    SEEDS,
+    WRAPPERS,
+    Method,
+    Parameter,
+    Value,
+    defaults,
+    fill,
+    grid,
+    method,
+    method_source,
+    points,
+    programs,
+    read,
+    seeds,
+)
+from selfdev.baselines.search import greedy_soup, grid_search
 
 PAPER_GRID = (0.2, 0.4, 0.6)  # arXiv 2410.15639: coefficient combinations of 20, 40 and 60 %
 MAX_GRID = 243  # points; more sources than five get one common coefficient instead of the full grid
+
+__all__ = [
+    "METHODS",
+    "WRAPPERS",
+    "SEEDS",
+    "Method",
+    "Parameter",
+    "Value",
+    "method",
+    "method_source",
+    "defaults",
+    "grid",
+    "points",
+    "seeds",
+    "programs",
+    "with_lines",
+    "greedy_soup",
+    "grid_search",
+    "Baseline",
+    "PAPER_GRID",
+    "MAX_GRID",
+    "read_rule",
+    "table",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +79,7 @@ def read_rule(file: str, **constants: Any) -> str:
     Raises:
         ValueError: the file has no such constant at module level.
     """
-    text = (resources.files("selfdev.baselines") / f"{file}.py").read_text("utf-8")
-    for name, value in constants.items():
-        text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value!r}", text)
-        if count != 1:
-            raise ValueError(f"{file}.py has {count} constants named {name}, expected 1")
-    return text
+    return fill(read(file), constants)
 
 
 def table(source_names: Sequence[str], example: str | None = None) -> list[Baseline]:

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from selfdev import __version__
-from selfdev.cli import config, evaluate, grade, plan, run, show, zoo
+from selfdev.cli import apply, config, control, doctor, evaluate, export, gap, grade, plan, run, show, test, zoo
 from selfdev.errors import SelfdevError
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -23,10 +23,18 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(show.show)
 app.command("top")(show.top)
+app.command("test")(test.test)
+app.command("register")(test.register)
+app.command("control")(control.control)
+app.command("baselines")(control.baselines)
+app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("config")(config.show_config)
 app.command("evaluate")(evaluate.evaluate)
 app.command("grade")(grade.grade)
+app.command("apply", cls=apply.Command)(apply.apply)
+app.command("export")(export.export)
+app.add_typer(gap.app, name="gap")
 app.add_typer(zoo.app, name="zoo")
 
 

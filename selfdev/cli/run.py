@@ -62,14 +62,15 @@ def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = Fal
         plain(console, f"{'continuing' if directory.begun else 'run directory'}: {path}")
         directory.begin()
         loop.run(config, directory, parts, RunView(console))
-        if not directory.store.winners():
+        if "winner" not in directory.store.winners():
             raise StageError(
                 f"all {config.iterations * config.generate.samples} candidates failed or repeated a baseline, so there "
                 f"is no algorithm to test; `selfdev show {path}` shows why"
             )
         winner = directory.store.winners()["winner"]
     plain(console, f"algorithms: {path / 'algorithms'}")
-    plain(console, f"the winner: selfdev show {path} {winner}")
+    plain(console, f"the best on dev: selfdev show {path} {winner}")
+    plain(console, f"the test set is sealed; to open it: selfdev test {path}")
 
 
 def plain(console: Console, text: str) -> None:
@@ -96,11 +97,12 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
     """What the run will cost."""
     table = Table(title="forecast", title_justify="left", show_header=False)
     evaluations = expected.baseline_evaluations + expected.candidate_evaluations
+    table.add_row("dev", dev_text(config, expected.questions))
     table.add_row("candidates", f"{config.iterations} x {config.generate.samples} = {expected.samples}")
     table.add_row(
         "evaluations",
-        f"{expected.baseline_evaluations} baselines + at most {expected.candidate_evaluations} candidates = "
-        f"{evaluations}, each {expected.questions} questions; 3 on {expected.test_questions} test questions",
+        f"{expected.baseline_evaluations} baselines and finals + at most {expected.candidate_evaluations} candidates = "
+        f"{evaluations}, each {'at most ' if config.race.enabled else ''}{expected.questions} questions",
     )
     table.add_row(
         "measured", f"{expected.evaluation_seconds:.2f} s an evaluation, {expected.sample_seconds:.3f} s a sample"
@@ -111,4 +113,28 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
         "minutes", f"{low:.1f} to {high:.1f} (10 % to all of the samples valid and new; on the machine as it is)"
     )
     table.add_row("sandbox", f"isolation {expected.isolation}")
+    table.add_row("can resolve", power_text(config, expected))
     return table
+
+
+def dev_text(config: RunConfig, questions: int) -> str:
+    """Which dev questions are asked."""
+    blocks = "one block for all iterations" if config.blocks == 1 else f"{config.blocks} blocks, one per iteration"
+    held = round(config.race.held_out * questions)
+    race = f"; race with {held} of them held out" if config.race.enabled else ""
+    return f"{questions} questions, {blocks}{race}"
+
+
+def power_text(config: RunConfig, expected: Forecast) -> str:
+    """Which differences the chosen sizes find 4 times in 5, for merges that disagree on 10 or 30 % of the questions."""
+    from selfdev.power import resolvable_difference
+
+    finals = expected.questions
+    if config.race.enabled and config.blocks == 1:
+        finals = round(config.race.held_out * expected.questions)
+    parts = []
+    for name, size in (("dev", finals), ("test", expected.test_questions)):
+        least = [resolvable_difference(size, share) for share in (0.1, 0.3)]
+        low, high = ("none" if d is None else f"{100 * d:.1f}" for d in least)
+        parts.append(f"{name} ({size}): {low} to {high} points")
+    return "; ".join(parts) + " (4 times in 5, at a discordance of 0.1 to 0.3)"

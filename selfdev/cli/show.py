@@ -23,6 +23,7 @@ def show(
     run: RunPath,
     candidate: Annotated[str | None, typer.Argument(help="An algorithm's id or its beginning.", metavar="[ID]")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Every point of the Task Arithmetic grid.")] = False,
+    questions: Annotated[bool, typer.Option("--questions", help="Which questions were used when, by whom.")] = False,
 ) -> None:
     """Show a run's tables, or one algorithm: source, scores, lineage."""
     console = Console()
@@ -30,8 +31,8 @@ def show(
         if candidate is not None:
             console.print(tables.candidate_panel(store, candidate))
             return
-        if grid:
-            console.print(tables.grid_table(store))
+        if grid or questions:
+            console.print(tables.grid_table(store) if grid else tables.question_table(store))
             return
         for iteration in sorted({row.iteration for row in store.candidates() if row.iteration > 0}):
             console.print(tables.iteration_summary(store, iteration))

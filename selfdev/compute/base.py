@@ -22,3 +22,11 @@ class Worker(Protocol):
         raises. A failing program is an outcome, not an error.
         """
         ...
+
+    def again(self, program: MergeProgram, prompts: Sequence[str], expected: str) -> Outcome:
+        """Answer more prompts with a program that `run` has accepted; `expected` is its result hash.
+
+        Nothing is verified twice: a result that is kept is used again, another one comes from a single run that must
+        give the same bits, else the outcome is `NONDETERMINISTIC`.
+        """
+        ...

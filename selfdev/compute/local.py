@@ -6,6 +6,7 @@ The sandboxed child never sees a tensor: it sends operations, the server in this
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,8 +27,14 @@ class LocalWorker:
     """Runs programs on one device, in the calling process."""
 
     def __init__(
-        self, sandbox: Sandbox, evaluator: Evaluator, task_vectors: Sequence[Mapping[str, torch.Tensor]]
+        self,
+        sandbox: Sandbox,
+        evaluator: Evaluator,
+        task_vectors: Sequence[Mapping[str, torch.Tensor]],
+        cache_bytes: int = 0,
     ) -> None:
+        """`cache_bytes` of main memory keep merged task vectors for `again`."""
+        self._kept = MergedCache(cache_bytes)
         self._sandbox = sandbox
         self._evaluator = evaluator
         self._task_vectors = task_vectors
@@ -43,8 +50,18 @@ class LocalWorker:
         except EngineError as error:
             return Outcome(ExecutionStatus.CRASH, f"the engine failed twice: {error}"[:500])
 
+    def again(self, program: MergeProgram, prompts: Sequence[str], expected: str) -> Outcome:
+        """See `Worker.again`. An engine that fails is tried once more, as in `run`."""
+        with suppress(EngineError):
+            return self._again(program, prompts, expected)
+        try:
+            return self._again(program, prompts, expected)
+        except EngineError as error:
+            return Outcome(ExecutionStatus.CRASH, f"the engine failed twice: {error}"[:500])
+
     def forget(self) -> None:
         """Let go of the task vectors; the worker cannot run programs afterwards."""
+        self._kept = MergedCache(0)
         self._task_vectors = ()
         self._sandbox.forget()
 
@@ -66,8 +83,24 @@ class LocalWorker:
             return replace(
                 outcome, status=ExecutionStatus.INVALID, error=str(refused)[:500], result_hash=None, fingerprint=None
             )
+        self._kept.put(str(outcome.result_hash), ran.result)
         del ran  # one task vector less while the engine needs its cache
         return replace(outcome, completions=self._answer(prompts))
+
+    def _again(self, program: MergeProgram, prompts: Sequence[str], expected: str) -> Outcome:
+        merged = self._kept.get(expected)
+        if merged is None:
+            ran = self._sandbox.run(program.source, self._task_vectors, seed=program.seed)
+            if ran.result is None:
+                return Outcome(ExecutionStatus(str(ran.status)), ran.error, ran.line)
+            if result_hash(ran.result) != expected:
+                return Outcome(ExecutionStatus.NONDETERMINISTIC, "a later run gave other bits")
+            merged = ran.result
+            self._kept.put(expected, merged)
+        if not prompts:
+            return Outcome(ExecutionStatus.OK, result_hash=expected, completions=())
+        self._evaluator.apply(merged)
+        return Outcome(ExecutionStatus.OK, result_hash=expected, completions=self._answer(prompts))
 
     def _fingerprint(self, source: str, known: Container[str]) -> Fingerprint:
         if self._probe is None:
@@ -86,6 +119,35 @@ class LocalWorker:
             ) from error
         finally:
             self._evaluator.restore()
+
+
+class MergedCache:
+    """Merged task vectors by result hash, in main memory; the least recently used go first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity  # bytes
+        self._held: OrderedDict[str, Mapping[str, torch.Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, key: str, merged: Mapping[str, torch.Tensor]) -> None:
+        """Keep a copy, if there is room for it at all."""
+        size = _size(merged)
+        if size > self._capacity or key in self._held:
+            return
+        while self._bytes + size > self._capacity:
+            self._bytes -= _size(self._held.popitem(last=False)[1])
+        self._held[key] = {name: tensor.detach().to("cpu", copy=True) for name, tensor in merged.items()}
+        self._bytes += size
+
+    def get(self, key: str) -> Mapping[str, torch.Tensor] | None:
+        """What was kept, None where it is gone."""
+        if key in self._held:
+            self._held.move_to_end(key)
+        return self._held.get(key)
+
+
+def _size(merged: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in merged.values())
 
 
 def result_hash(merged: Mapping[str, torch.Tensor]) -> str:

@@ -32,7 +32,7 @@ def write_algorithms(folder: Path, store: Store, iteration: int) -> None:
     temporary.mkdir(parents=True)
     for rank, c in enumerate(ranked(candidates), start=1):
         text = algorithm_text(c, rows[c.id], rank, repeats.get(c.id, 0))
-        (temporary / f"rank-{rank:03d}_dev-{c.score:.2f}_{c.id}.py").write_text(text, "utf-8", newline="\n")
+        (temporary / f"rank-{rank:03d}_dev-{c.measured:.2f}_{c.id}.py").write_text(text, "utf-8", newline="\n")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -43,7 +43,7 @@ def algorithm_text(candidate: ScoredCandidate, row: CandidateRow, rank: int, rep
         "selfdev algorithm": candidate.id,
         "iteration": f"{candidate.iteration}, sample {candidate.index}",
         "rank": f"{rank} of this iteration's scored programs",
-        "dev": f"{candidate.correct}/{candidate.total} = {candidate.score:.4f}",
+        "dev": dev_text(candidate),
         "status": str(candidate.status),
         "tags": ", ".join(row.tags) or "none",
         "generator checkpoint": row.checkpoint,
@@ -54,6 +54,15 @@ def algorithm_text(candidate: ScoredCandidate, row: CandidateRow, rank: int, rep
     }
     lines = [f"# {key}: {value}" for key, value in header.items()]
     return "\n".join(lines) + "\n\n" + printable(candidate.source).strip("\n") + "\n"
+
+
+def dev_text(c: ScoredCandidate) -> str:
+    """What dev says of a program, and on which questions."""
+    if c.score is not None:
+        where = "" if c.standing is None else " on questions held out from the race"
+        return f"{c.correct}/{c.total} = {c.score:.4f}{where}, {c.gain:+.4f} over the seed on the same"
+    assert c.standing is not None
+    return f"no estimate; {c.standing.correct} of {c.standing.asked} right, then dropped ({c.standing.dropped})"
 
 
 def write_pairs(path: Path, store: Store, iteration: int, prompt: str) -> None:

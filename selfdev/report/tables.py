@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,13 +13,17 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from selfdev.pair import ranked
+from selfdev.estimates import final_rows
+from selfdev.pair import by_gain, in_finals
+from selfdev.report.arms import arms_table
+from selfdev.report.test import noise_floor, test_report
 from selfdev.score import Score
-from selfdev.stats import paired_difference
+from selfdev.stats import discordant, paired_interval
 from selfdev.store import CandidateRow, Store
 from selfdev.types import ExecutionStatus, ScoredCandidate, Split
 
 BAR_WIDTH = 30
+CAPTION = "cut: answers ended by the token limit; unread: answers that could not be parsed"
 BINS = 10
 
 
@@ -28,9 +33,11 @@ def iteration_summary(store: Store, iteration: int) -> RenderableType:
     record = next((r for r in store.iterations() if r["iteration"] == iteration), None)
     parts: list[RenderableType | None] = [_funnel(candidates), _failures(candidates), _kinds(store, iteration)]
     parts.append(_histogram(candidates))
+    parts.append(_race(store, iteration, candidates))
     parts.append(_best_so_far(store, iteration))
     if record is not None:
         parts.append(_training(store, iteration, record["train"]))
+        parts.append(_evidence(record["evidence"]))
         parts.append(_gap(record["gap"]))
     parts.append(_seconds(store, iteration))
     heat = "" if record is None else f", temperature {record['temperature']:.3g}"
@@ -45,7 +52,7 @@ def funnel(candidates: Sequence[ScoredCandidate]) -> dict[str, int]:
         "ran": sum(c.status.ran for c in candidates),
         "valid": sum(c.status is ExecutionStatus.OK for c in candidates),
         "duplicates": sum(c.duplicate_of is not None for c in candidates),
-        "scored": sum(c.score is not None and c.duplicate_of is None for c in candidates),
+        "scored": sum(c.opening_score is not None and c.duplicate_of is None for c in candidates),
     }
 
 
@@ -72,7 +79,7 @@ def _kinds(store: Store, iteration: int) -> Text | None:
 
 
 def _histogram(candidates: Sequence[ScoredCandidate]) -> Text:
-    scores = [c.score for c in candidates if c.score is not None and c.duplicate_of is None]
+    scores = [c.opening_score for c in candidates if c.opening_score is not None and c.duplicate_of is None]
     if not scores:
         return Text("no candidate has a score")
     counts = Counter(min(BINS - 1, int(s * BINS)) for s in scores)
@@ -85,16 +92,45 @@ def _histogram(candidates: Sequence[ScoredCandidate]) -> Text:
     return text
 
 
+def _race(store: Store, iteration: int, candidates: Sequence[ScoredCandidate]) -> Text | None:
+    """Who left the race and why, and what it cost beside asking everyone everything."""
+    raced = [c.standing for c in candidates if c.standing is not None and c.duplicate_of is None]
+    if not raced:
+        return None
+    reasons = Counter(s.dropped for s in raced if s.dropped is not None)
+    left = " · ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    block = 0 if store.question_count(Split.DEV, iteration) == 0 else iteration
+    spent = sum(row.count(True) + row.count(False) for row in store.verdicts(iteration, "generated", block).values())
+    whole = len(raced) * store.question_count(Split.DEV, block)
+    finalists = sum(s.finalist for s in raced)
+    return Text(
+        f"race: {len(raced)} entered · {left or 'none dropped'} · finalists {finalists} · {spent} question-evaluations "
+        f"instead of {whole} ({whole / max(1, spent):.1f}x fewer)"
+    )
+
+
 def _best_so_far(store: Store, iteration: int) -> Text:
-    best = ranked([c for c in store.scored() if c.iteration <= iteration])
-    seed = _seed_counts(store)
-    if not best or seed is None:
+    best = by_gain([c for c in store.scored() if c.iteration <= iteration])
+    if not best:
         return Text("best so far: none")
     c = best[0]
-    gain = (c.score or 0.0) - seed.correct / seed.total
+    where = "" if c.standing is None else " held-out"
     return Text(
-        f"best so far: {c.id} {c.correct}/{c.total} = {c.score:.3f} (seed {seed.correct}/{seed.total}, {gain:+.3f})"
+        f"best so far: {c.id} {c.correct}/{c.total}{where} = {c.score:.3f} (the seed there {c.seed_correct}/{c.total}, "
+        f"{c.gain:+.3f})"
     )
+
+
+def _evidence(evidence: dict[str, Any]) -> Text | None:
+    """How many of the pairs are probably the wrong way round, by either rule."""
+    said = [
+        f"{rule} {evidence[rule]['inverted']:.1%} of {evidence[rule]['pairs']}"
+        for rule in ("paper", "confident")
+        if evidence.get(rule) and evidence[rule]["inverted"] is not None
+    ]
+    if not said:
+        return None
+    return Text(f"pairs in the wrong order, estimated: {' · '.join(said)} (rule {evidence['rule']})", style="dim")
 
 
 def _training(store: Store, iteration: int, train: dict[str, float]) -> Text:
@@ -125,20 +161,49 @@ def _seconds(store: Store, iteration: int) -> Text:
 
 
 def dev_table(store: Store, top: int = 5) -> Table:
-    """Seed, sources, human-designed merges and the best discovered algorithms of each iteration, all on dev."""
-    counts = store.counts(Split.DEV)
-    table = _score_table("dev scores")
+    """Seed, human-designed merges and the best discovered algorithms, all on the questions of the finals."""
+    counts, seed = store.final_counts(), _seed_row(store)
+    table = _score_table(f"dev scores on {len(store.final_places())} questions that these share", gains=True)
+    rows = _final_verdicts(store)
+
+    def add(title: str, candidate: str) -> None:
+        _add_counts(table, title, counts.get(candidate), _gain_cells(rows.get(candidate), seed))
+
     for row in store.candidates(0):
         if row.kind != "task_arithmetic":
-            _add_counts(table, _title(row), counts.get(row.id))
+            add(_title(row), row.id)
     table.add_section()
     for place, row in _grid_range(store, counts):
-        _add_counts(table, f"{row.name} ({place})", counts.get(row.id))
-    for iteration in sorted({c.iteration for c in store.scored()}):
+        add(f"{row.name} ({place})", row.id)
+    every = store.scored()
+    for iteration in sorted({c.iteration for c in every}):
         table.add_section()
-        for rank, c in enumerate(ranked(store.scored(iteration))[:top], start=1):
-            _add_counts(table, f"iteration {iteration} #{rank} {c.id}", counts.get(c.id))
+        for rank, c in enumerate(in_finals([c for c in every if c.iteration == iteration])[:top], start=1):
+            add(f"iteration {iteration} #{rank} {c.id}", c.id)
+    shown = list(counts.values())
+    cut, unread = sum(c.truncated for c in shown), sum(c.unparsable for c in shown)
+    table.caption = f"{table.caption}. In all {cut} answers were ended by the token limit, {unread} could not be parsed"
     return table
+
+
+def _final_verdicts(store: Store) -> dict[str, list[bool]]:
+    rows: dict[str, list[bool]] = {}
+    for kind in dict.fromkeys(row.kind for row in store.candidates()):
+        rows |= final_rows(store, kind)[1]
+    return rows
+
+
+def _seed_row(store: Store) -> list[bool]:
+    return final_rows(store)[0]
+
+
+def _gain_cells(row: Sequence[bool] | None, seed: Sequence[bool]) -> tuple[str, str]:
+    """Gain over the seed and its paired interval."""
+    if row is None or len(row) != len(seed) or not seed:
+        return "", ""
+    wins, losses, questions = discordant(row, seed)
+    low, high = paired_interval(wins, losses, questions)
+    return f"{(wins - losses) / questions:+.3f}", f"{low:+.3f} to {high:+.3f}"
 
 
 def _title(row: CandidateRow) -> str:
@@ -161,50 +226,60 @@ def _grid(store: Store, counts: dict[str, Score]) -> list[CandidateRow]:
 
 def grid_table(store: Store) -> Table:
     """Every point of the Task Arithmetic grid on dev, best first."""
-    counts = store.counts(Split.DEV)
+    counts = store.final_counts()
     table = _score_table("Task Arithmetic grid on dev")
     for row in _grid(store, counts):
         _add_counts(table, row.name, counts[row.id])
     return table
 
 
-def top_table(store: Store, count: int) -> Table:
-    """The best discovered algorithms of all iterations on dev."""
-    counts = store.counts(Split.DEV)
-    table = _score_table(f"best {count} discovered algorithms on dev")
-    for rank, c in enumerate(ranked(store.scored())[:count], start=1):
-        _add_counts(table, f"{rank:2d} {c.id} iteration {c.iteration}", counts.get(c.id))
+def question_table(store: Store) -> Table:
+    """The ledger of questions: which block of dev was asked by whom in which iteration, and every opening of test."""
+    table = Table(title="questions used", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("questions", "by", "iteration", "used", "answers"):
+        table.add_column(column, justify="left" if column in ("questions", "by") else "right", no_wrap=True)
+    for block, who, iteration, used, evaluations in store.question_uses():
+        size, held = store.question_count(Split.DEV, block), store.question_count(Split.DEV, block, True)
+        raced = bool(held) and (block > 0 or store.question_count(Split.DEV, 1) == 0)
+        name = f"dev block {block}" + (f", {held} held out" if raced else "")
+        table.add_row(
+            name, "selfdev" if who == "generated" else who, str(iteration or "-"), f"{used}/{size}", str(evaluations)
+        )  # fmt: skip
+    for opening in store.ledger():
+        count = f"{opening.questions}/{store.question_count(Split.TEST)}"
+        spent = str(opening.questions * len(opening.candidates))
+        table.add_row(f"test, opening {opening.number}", f"{len(opening.candidates)} registered", "-", count, spent)
     return table
 
 
-def test_table(store: Store) -> RenderableType:
-    """What was registered before the test answers were opened, with 95 % intervals."""
-    counts = store.counts(Split.TEST)
-    winners = store.winners()
-    if not winners or not all(i in counts for i in winners.values()):
-        return Text("test: not opened (no discovered algorithm has a dev score yet)")
-    openings = "once" if store.openings() == 1 else f"{store.openings()} times"
-    table = _score_table(f"test scores; the winner was chosen on dev, the answers were opened {openings}")
-    for role, candidate_id in winners.items():
-        row = store.candidate(candidate_id)
-        titles = {"winner": f"winner {row.id}", "baseline": f"best baseline on dev: {_title(row)}"}
-        _add_counts(table, titles.get(role, _title(row)), counts[candidate_id])
-    return Group(table, *(_verdict(store, winners, role) for role in ("seed", "baseline")))
-
-
-def _verdict(store: Store, winners: dict[str, str], against: str) -> Text:
-    """The winner against another on the same test questions, in words."""
-    ours, theirs = ([a.correct for a in store.answers(winners[r], Split.TEST)] for r in ("winner", against))
-    difference, low, high = paired_difference(ours, theirs)
-    said = "better" if low > 0 else "worse" if high < 0 else "not resolved: the interval holds 0"
-    names = {"seed": "the seed", "baseline": "the best baseline on dev"}
-    return Text(f"winner - {names[against]}: {difference:+.3f}, 95 % {low:+.3f} to {high:+.3f} (paired): {said}")
+def top_table(store: Store, count: int) -> Table:
+    """The best discovered algorithms of all iterations: those of the finals first, then by gain over the seed."""
+    every = store.scored()
+    met = in_finals(every)
+    table = Table(title=f"best {count} discovered algorithms", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "algorithm", "iteration", "finals", "iteration's dev", "gain over the seed", "kind of merge"):
+        table.add_column(column, justify="left" if column in ("algorithm", "kind of merge") else "right")
+    order = met + [c for c in by_gain(every) if c.id not in {m.id for m in met}]
+    for rank, c in enumerate(order[:count], start=1):
+        final = "" if c.final_correct is None else f"{c.final_correct}/{c.final_total} = {c.final_score:.3f}"
+        tags = ", ".join(store.candidate(c.id).tags)
+        dev = f"{c.correct}/{c.total} = {c.score:.3f}"
+        table.add_row(str(rank), c.id, str(c.iteration), final, dev, f"{c.gain:+.3f}", tags)
+    return table
 
 
 def final_tables(store: Store) -> RenderableType:
     """What stands at the end of a run."""
     isolation = Text(f"sandbox isolation: {store.get_meta('isolation') or 'no program has run'}", style="dim")
-    return Group(dev_table(store), Text(), test_table(store), isolation)
+    noise = Text(noise_floor(store), style="dim")
+    return Group(dev_table(store), noise, Text(), *_beside(store), test_report(store), isolation)
+
+
+def _beside(store: Store) -> list[RenderableType]:
+    """The controls, where there are any."""
+    if len({row.kind for row in store.candidates() if row.iteration > 0}) < 2:
+        return []
+    return [arms_table(store), Text()]
 
 
 def candidate_panel(store: Store, candidate_id: str) -> RenderableType:
@@ -265,28 +340,23 @@ def _describe(counted: Score) -> str:
     )
 
 
-def _score_table(title: str) -> Table:
+def _score_table(title: str, gains: bool = False) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("algorithm", overflow="fold")
-    for column in ("correct", "score", "95 % interval", "cut", "unread"):
+    table.add_column("algorithm", overflow="fold", min_width=28)
+    for column in ("correct", "score", *(("gain", "95 % (paired)") if gains else ("95 %", "cut/unread"))):
         table.add_column(column, justify="right", no_wrap=True)
-    table.caption = "cut: answers ended by the token limit; unread: answers that could not be parsed"
+    table.caption = "gain: over the seed on the same questions" if gains else CAPTION
     table.caption_justify = "left"
     return table
 
 
-def _add_counts(table: Table, title: str, counted: Score | None) -> None:
+def _add_counts(table: Table, title: str, counted: Score | None, gains: tuple[str, ...] = ()) -> None:
+    """A line of `_score_table`; `gains` take the place of the score's own interval."""
     if counted is None:
-        table.add_row(title, *["-"] * 5)
+        table.add_row(title, *["-"] * 4)
         return
     low, high = counted.interval
+    own = (f"{low:.3f}-{high:.3f}", f"{counted.truncated}/{counted.unparsable}")
     table.add_row(
-        title, f"{counted.correct}/{counted.total}", f"{counted.correct / counted.total:.3f}",
-        f"{low:.3f}-{high:.3f}", str(counted.truncated), str(counted.unparsable),
+        title, f"{counted.correct}/{counted.total}", f"{counted.correct / counted.total:.3f}", *(gains or own)
     )  # fmt: skip
-
-
-def _seed_counts(store: Store) -> Score | None:
-    counts = store.counts(Split.DEV)
-    seeds = [row for row in store.candidates(0) if row.kind == "seed"]
-    return counts.get(seeds[0].id) if seeds else None

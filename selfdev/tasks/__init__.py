@@ -29,12 +29,13 @@ _REFUSED = {
 }
 
 
-def load_task(config: TaskConfig, seed: int) -> Task:
+def load_task(config: TaskConfig, seed: int, blocks: int = 1) -> Task:
     """Make a task with disjoint dev and test questions.
 
     Args:
         config: which task, which rows, how many.
         seed: of the draw; the same seed gives the same questions in the same order.
+        blocks: of dev questions, `dev_size` each, all different; see `RunConfig.blocks`.
 
     Raises:
         UsageError: settings that the task does not have, or that exclude one another.
@@ -44,11 +45,11 @@ def load_task(config: TaskConfig, seed: int) -> Task:
     if config.name == "arithmetic":
         if config.test_size == "rest":
             raise UsageError("task 'arithmetic' has no end; give a test size")
-        return _arithmetic(config, config.dev_size, config.test_size, seed)
+        return replace(_arithmetic(config, blocks * config.dev_size, config.test_size, seed), blocks=blocks)
     from selfdev.tasks.benchmark import make_task
 
     benchmark = _benchmark(config)
-    return make_task(benchmark, config, seed, _grader(benchmark.graders[0]))
+    return make_task(benchmark, config, seed, _grader(benchmark.graders[0]), blocks)
 
 
 def load_questions(config: TaskConfig, limit: int, seed: int) -> Task:

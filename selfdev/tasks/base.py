@@ -11,10 +11,10 @@ from selfdev.types import Question
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A benchmark, split. Selection, pairing and training see `dev` only."""
+    """A benchmark, split. What a search is given has an empty `test`: see `selfdev.sealed`."""
 
     name: str
-    dev: tuple[Question, ...]
+    dev: tuple[Question, ...]  # block after block
     test: tuple[Question, ...]
     stop: tuple[str, ...]  # strings that end a completion
     max_new_tokens: int
@@ -23,3 +23,9 @@ class Task:
     references: Mapping[str, str] = field(default_factory=dict)  # question id -> reference as written, for `gold_of`
     facts: Mapping[str, str] = field(default_factory=dict)  # what the questions are; must not change within a run
     notes: tuple[str, ...] = ()  # lines a user should read before trusting the numbers
+    blocks: int = 1  # equal parts of `dev`; different iterations may ask different ones
+
+    def block(self, number: int) -> tuple[Question, ...]:
+        """One part of the dev questions, in the order in which a race asks them."""
+        size = len(self.dev) // self.blocks
+        return self.dev[number * size : (number + 1) * size]

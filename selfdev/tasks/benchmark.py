@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfdev.config import TaskConfig
 from selfdev.errors import DataError
@@ -45,16 +45,17 @@ class Benchmark:
     subject: Callable[[Row], str] = lambda row: row.subject  # its key among the groups
 
 
-def make_task(benchmark: Benchmark, config: TaskConfig, seed: int, grade: Grader) -> Task:
-    """Dev and test questions, disjoint.
+def make_task(benchmark: Benchmark, config: TaskConfig, seed: int, grade: Grader, blocks: int = 1) -> Task:
+    """Dev and test questions, disjoint; `blocks` times `dev_size` for dev.
 
     Raises:
         DataError: rows cannot be read or do not suffice.
     """
+    config = config.model_copy(update={"dev_from": dev_split(benchmark, config, blocks)})
     test_rows = load_rows(benchmark, config, "test")
     train_rows = load_rows(benchmark, config, "train") if needs_train(benchmark, config) else []
     dev_rows = test_rows if config.dev_from == "test" else _with_gold(benchmark, train_rows)
-    drawn = draw(benchmark, config, seed, dev_rows, test_rows)
+    drawn = draw(benchmark, config, seed, dev_rows, test_rows, blocks)
     prefixes = _prefixes(benchmark, train_rows, len(test_rows))
     dev = _questions(benchmark, "dev", dev_rows, drawn.dev, prefixes)
     test = _questions(benchmark, "test", test_rows, drawn.test, prefixes)
@@ -68,7 +69,16 @@ def make_task(benchmark: Benchmark, config: TaskConfig, seed: int, grade: Grader
     facts = _facts(benchmark, test_rows, train_rows, notes)
     facts["split"] = split_hash(texts["dev"].values(), texts["test"].values())
     references = _references(dev, dev_rows, drawn.dev) | _references(test, test_rows, drawn.test)
-    return _task(benchmark, dev, test, grade, references, facts, notes)
+    return replace(_task(benchmark, dev, test, grade, references, facts, notes), blocks=blocks)
+
+
+def dev_split(benchmark: Benchmark, config: TaskConfig, blocks: int) -> str:
+    """The split that dev comes from where the configuration leaves it open."""
+    if config.dev_from is not None:
+        return config.dev_from
+    has_train = config.train_data is not None or (config.data is None and benchmark.hub_id is not None)
+    fits = not (benchmark.sampled_shots and benchmark.protocol.startswith("lm-eval"))  # its shots come from train
+    return "train" if blocks > 1 and has_train and fits else "test"
 
 
 def make_questions(benchmark: Benchmark, config: TaskConfig, limit: int, grade: Grader) -> Task:
@@ -122,17 +132,22 @@ def load_rows(benchmark: Benchmark, config: TaskConfig, split: str, limit: int |
 
 
 def draw(
-    benchmark: Benchmark, config: TaskConfig, seed: int, dev_rows: Sequence[Row], test_rows: Sequence[Row]
+    benchmark: Benchmark,
+    config: TaskConfig,
+    seed: int,
+    dev_rows: Sequence[Row],
+    test_rows: Sequence[Row],
+    blocks: int = 1,
 ) -> Drawn:
     """Positions of dev and test; a question that occurs twice is drawn once at most, and never for both.
 
     Raises:
         DataError: the rows do not suffice.
     """
-    dev_source, test_source = (_source(benchmark, config, split) for split in (config.dev_from, "test"))
+    dev_source, test_source = (_source(benchmark, config, split) for split in (config.dev_from or "test", "test"))
     positions = first_of_each(dev_rows)
     groups = _groups(benchmark, benchmark.dev_groups, dev_rows, positions)
-    dev = draw_dev(groups or {"": positions}, config.dev_size, f"{benchmark.name}/dev/{seed}", dev_source)
+    dev = draw_dev(groups or {"": positions}, blocks * config.dev_size, f"{benchmark.name}/dev/{seed}", dev_source)
     taken = {question_key(dev_rows[position]) for position in dev}
     left = [p for p in first_of_each(test_rows) if question_key(test_rows[p]) not in taken]
     size = None if config.test_size == "rest" else config.test_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from selfdev_sandbox import Limits, Sandbox
 
 from selfdev.baselines import read_rule
 from selfdev.compute.base import Worker
-from selfdev.compute.local import LocalWorker, result_hash
+from selfdev.compute.local import LocalWorker, MergedCache, result_hash
 from selfdev.compute.scripted import ScriptedWorker
 from selfdev.errors import EngineError
 from selfdev.evaluators.scripted import ScriptedEvaluator, ScriptedReply
@@ -26,8 +26,14 @@ MEAN = read_rule("uniform_average")
 BROKEN = "def merge_models(task_vectors):\n    return task_vectors[7]\n"
 
 
+CACHED = 2**30  # bytes: room for every merge of these tests
+
+
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorker]:
+def engines(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Sandbox, TransformersEvaluator, Sequence[Mapping[str, torch.Tensor]]]]:
+    """What the local workers share: real sandbox, real tiny model, task vectors."""
     folder = tmp_path_factory.mktemp("worker")
     seed = tiny_llama()
     refs = [str(save_tiny(folder / "seed", seed))]
@@ -36,14 +42,21 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorker]:
     evaluator = TransformersEvaluator(refs[0], "cpu", batch_size=2, max_new_tokens=6, stop=("Question:",))
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox(Limits(seconds=20.0)))
-        yield LocalWorker(sandbox, evaluator, vectors.vectors)
+        yield sandbox, evaluator, vectors.vectors
         evaluator.close()
 
 
-@pytest.fixture(params=["scripted", "local"])
+@pytest.fixture(scope="module")
+def local(engines) -> LocalWorker:
+    return LocalWorker(*engines)
+
+
+@pytest.fixture(params=["scripted", "local", "local with a cache"])
 def worker(request: pytest.FixtureRequest) -> Worker:
     if request.param == "local":
         return request.getfixturevalue("local")
+    if request.param == "local with a cache":
+        return LocalWorker(*request.getfixturevalue("engines"), cache_bytes=CACHED)
     quality: Callable[[str], float | None] = lambda source: None if source == BROKEN else 0.5  # noqa: E731
     return ScriptedWorker(quality, dict.fromkeys(PROMPTS, " #### 1"))
 
@@ -100,6 +113,101 @@ def test_prompts_come_back_in_order(worker: Worker) -> None:
     assert backward is not None
     if not isinstance(worker, ScriptedWorker):  # the fake is right on the first prompts, whichever they are
         assert [c.text for c in forward] == [c.text for c in backward[::-1]]
+
+
+# -- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_again_answers_as_run_did(worker: Worker) -> None:
+    first = worker.run(program(MEAN), PROMPTS, known=())
+    for _ in range(2):
+        again = worker.again(program(MEAN), PROMPTS, str(first.result_hash))
+        assert (again.status, again.result_hash) == (ExecutionStatus.OK, first.result_hash)
+        assert again.completions == first.completions
+
+
+def test_again_needs_no_run_before_it(worker: Worker, local: LocalWorker) -> None:
+    """As in a second sitting: the result hash comes from the store."""
+    known = worker if isinstance(worker, ScriptedWorker) else local
+    first = known.run(program(MEAN), PROMPTS, known=())
+    again = worker.again(program(MEAN), PROMPTS[:1], str(first.result_hash))
+    assert again.status is ExecutionStatus.OK
+    assert again.completions is not None
+    assert len(again.completions) == 1
+
+
+def test_other_bits_than_expected_are_nondeterministic(worker: Worker) -> None:
+    outcome = worker.again(program(MEAN), PROMPTS, "0" * 64)
+    assert outcome.status is ExecutionStatus.NONDETERMINISTIC
+    assert (outcome.completions, outcome.result_hash) == (None, None)
+    assert outcome.error
+
+
+def test_again_without_prompts_answers_nothing(worker: Worker) -> None:
+    first = worker.run(program(MEAN), PROMPTS, known=())
+    outcome = worker.again(program(MEAN), (), str(first.result_hash))
+    assert (outcome.status, outcome.completions) == (ExecutionStatus.OK, ())
+    assert worker.again(program(MEAN), (), "0" * 64).status is ExecutionStatus.NONDETERMINISTIC
+
+
+def test_after_again_the_next_program_is_unharmed(worker: Worker) -> None:
+    before = worker.run(program(MEAN), PROMPTS, known=())
+    worker.again(program(MEAN), PROMPTS, str(before.result_hash))
+    worker.again(program(MEAN), PROMPTS, "0" * 64)
+    assert worker.run(program(MEAN), PROMPTS, known=()) == before
+
+
+@pytest.mark.parametrize("cache_bytes", [0, CACHED])
+def test_again_puts_the_seed_back_bit_for_bit(engines, cache_bytes: int) -> None:
+    evaluator: TransformersEvaluator = engines[1]
+    worker = LocalWorker(*engines, cache_bytes=cache_bytes)
+    seed = {name: tensor.clone() for name, tensor in evaluator.seed_parameters().items()}
+    seen = []
+    applied, real = evaluator._parameters, evaluator.generate
+
+    def looking(prompts, *rest):
+        seen.append(any(not torch.equal(applied[name].data, tensor) for name, tensor in seed.items()))
+        return real(prompts, *rest)
+
+    first = worker.run(program(MEAN), PROMPTS, known=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "generate", looking)
+        worker.again(program(MEAN), PROMPTS, str(first.result_hash))
+    assert seen == [True]  # other weights while it answered
+    assert all(torch.equal(applied[name].data, tensor) for name, tensor in seed.items())
+
+
+@pytest.mark.parametrize(("cache_bytes", "runs"), [(0, 1), (100, 1), (CACHED, 0)])
+def test_a_kept_result_is_not_computed_again(engines, cache_bytes: int, runs: int) -> None:
+    worker = LocalWorker(*engines, cache_bytes=cache_bytes)
+    first = worker.run(program(MEAN), PROMPTS, known=())
+    calls, real = [], Sandbox.run
+
+    def counted(self, *args, **kwargs):
+        calls.append(kwargs)
+        return real(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sandbox, "run", counted)
+        again = worker.again(program(MEAN), PROMPTS, str(first.result_hash))
+    assert again.completions == first.completions
+    assert calls == [{"seed": 7}] * runs  # one run: it was verified when it was accepted
+
+
+def test_a_program_that_fails_the_second_time_says_how(local: LocalWorker) -> None:
+    outcome = local.again(program(BROKEN), PROMPTS, "0" * 64)
+    assert outcome.status is ExecutionStatus.EXCEPTION
+    assert outcome.completions is None
+    assert outcome.error
+
+
+def test_a_worker_that_has_forgotten_keeps_no_result(engines) -> None:
+    """`forget` lets go of kept results with the task vectors."""
+    worker = LocalWorker(*engines, cache_bytes=CACHED)
+    first = worker.run(program(MEAN), (), known=())
+    assert worker._kept.get(str(first.result_hash)) is not None
+    worker.forget()
+    assert worker._kept.get(str(first.result_hash)) is None
 
 
 def test_programs_that_compute_the_same_share_a_fingerprint_and_tags_say_what_it_is(local: LocalWorker) -> None:
@@ -192,6 +300,64 @@ def test_an_engine_that_fails_costs_its_candidate_only(falls: int) -> None:
         assert outcome.status is ExecutionStatus.CRASH
         assert outcome.error == "the engine failed twice: device lost"
         assert (outcome.completions, outcome.result_hash, outcome.fingerprint) == (None, None, None)
+
+
+@pytest.mark.parametrize(("falls", "status"), [(1, ExecutionStatus.OK), (2, ExecutionStatus.CRASH)])
+def test_an_engine_that_fails_in_a_later_block_is_tried_once_more(falls: int, status: ExecutionStatus) -> None:
+    script = {prompt: ScriptedReply(right="merged", wrong="seed", threshold=0.5) for prompt in PROMPTS}
+    evaluator = FallingEvaluator({"weight": torch.zeros(4)}, script)
+    with Sandbox(Limits(seconds=20.0)) as sandbox:
+        worker = LocalWorker(sandbox, evaluator, [{"weight": torch.ones(4)}, {"weight": torch.ones(4)}])
+        first = worker.run(program(MEAN), PROMPTS, known=())
+        evaluator.falls = falls
+        outcome = worker.again(program(MEAN), PROMPTS, str(first.result_hash))
+    assert outcome.status is status
+    assert outcome.completions == (first.completions if falls == 1 else None)
+    assert evaluator.projection() == 0.0  # the seed is back
+
+
+# -- what is kept of results ------------------------------------------------------------------------------------------
+
+
+def merge(value: float, count: int = 4) -> dict[str, torch.Tensor]:
+    """`count` float32: 4 bytes each."""
+    return {"x": torch.full((count,), value)}
+
+
+def test_the_least_recently_used_results_go_first() -> None:
+    cache = MergedCache(48)  # three of 16 bytes
+    for name in "abc":
+        cache.put(name, merge(1.0))
+    assert cache.get("a") is not None  # now "b" is the oldest
+    cache.put("d", merge(2.0))
+    assert [name for name in "abcd" if cache.get(name) is not None] == ["a", "c", "d"]
+    cache.put("e", merge(3.0, 8))  # 32 bytes: two must go
+    assert [name for name in "abcde" if cache.get(name) is not None] == ["d", "e"]
+
+
+def test_a_result_larger_than_the_cache_is_not_kept_and_costs_no_other() -> None:
+    cache = MergedCache(48)
+    cache.put("a", merge(1.0))
+    cache.put("large", merge(1.0, 13))
+    assert cache.get("large") is None
+    assert cache.get("a") is not None
+    empty = MergedCache(0)
+    empty.put("a", merge(1.0))
+    assert empty.get("a") is None
+
+
+def test_what_is_kept_is_a_copy_with_the_same_bits() -> None:
+    cache, given = MergedCache(10**6), {"x": torch.tensor([1.0, -0.0, 1e-40]), "y": torch.ones(2, dtype=torch.bfloat16)}
+    before = {name: tensor.clone() for name, tensor in given.items()}
+    cache.put("a", given)
+    given["x"].zero_()
+    kept = cache.get("a")
+    assert kept is not None
+    assert list(kept) == ["x", "y"]
+    assert all(kept[name].dtype == tensor.dtype for name, tensor in before.items())
+    assert torch.equal(kept["x"].view(torch.int32), before["x"].view(torch.int32))
+    cache.put("a", merge(5.0))  # the same hash means the same bits: what is there stays
+    assert torch.equal(cache.get("a")["x"], before["x"])  # type: ignore[index]
 
 
 def test_result_hash_sees_names_shapes_and_bits() -> None:

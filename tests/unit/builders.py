@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfdev.store import CandidateRow
-from selfdev.types import Answer, Completion, ExecutionStatus, Question, ScoredCandidate
+from selfdev.types import Answer, Completion, ExecutionStatus, ScoredCandidate
 
 
 def scored(
@@ -29,11 +29,6 @@ def row(
     )  # fmt: skip
 
 
-def question(index: int, split: str = "dev") -> Question:
-    """A question whose gold answer is its index."""
-    return Question(f"{split}-{index}", f"Question {split} {index}\nAnswer:", str(index), "add")
-
-
 def answer(index: int, correct: bool, split: str = "dev", truncated: bool = False) -> Answer:
-    """A graded answer to `question(index)`."""
+    """A graded answer to a question whose gold answer is 1."""
     return Answer(f"{split}-{index}", Completion(" #### 1", 3, truncated), "1" if not truncated else None, correct)

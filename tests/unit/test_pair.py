@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdev.config import PairConfig
-from selfdev.pair import elites, inverted_share, pair, ranked, share_count
-from selfdev.types import ExecutionStatus
+from selfdev.pair import by_gain, by_score, elites, in_finals, inverted_share, pair, ranked, share_count
+from selfdev.types import ExecutionStatus, RaceStanding, ScoredCandidate
 from tests.unit.builders import scored
 
 PAPER = PairConfig()
@@ -113,43 +113,123 @@ def rows(*counts: int, total: int = 40) -> tuple[list, dict]:
 WIDE = PairConfig(chosen_share=0.34, rejected_share=0.67)
 
 
+def confident(rule: PairConfig = PAPER, **changes: object) -> PairConfig:
+    return rule.model_copy(update={"rule": "confident", **changes})
+
+
 def test_confident_pairs_are_those_that_the_answers_separate() -> None:
     # 30 against 24: 6 wins, E = 127 / 7 = 18.1; 30 against 23: 7 wins, E = 31.9
     current, answers = rows(30, 24, 23)
     assert ids(pair("p", current, [], WIDE)) == [("id1-0", "id1-1"), ("id1-0", "id1-2")]
-    assert ids(pair("p", current, [], WIDE, answers, min_evidence=20)) == [("id1-0", "id1-2")]
-    assert ids(pair("p", current, [], WIDE, answers, min_evidence=18)) == [("id1-0", "id1-1"), ("id1-0", "id1-2")]
+    assert ids(pair("p", current, [], confident(WIDE), answers)) == [("id1-0", "id1-2")]
+    wider = confident(WIDE, min_evidence=18.0)
+    assert ids(pair("p", current, [], wider, answers)) == [("id1-0", "id1-1"), ("id1-0", "id1-2")]
 
 
 def test_only_questions_that_both_answered_are_evidence() -> None:
     current, answers = rows(30, 20)
     answers["id1-1"] = [None] * 24 + answers["id1-1"][24:]  # 6 of the 10 wins are left
-    assert pair("p", current, [], PAPER, answers, min_evidence=20) == []
+    assert pair("p", current, [], confident(), answers) == []
     answers["id1-1"] = [None] * 40
-    assert pair("p", current, [], PAPER, answers, min_evidence=1.1) == []
+    assert pair("p", current, [], confident(min_evidence=1.1), answers) == []
 
 
 def test_a_failure_needs_no_evidence() -> None:
     current, answers = rows(30, 29)
     current.append(scored(2, None))
-    found = pair("p", current, [], PairConfig(failures="reject"), answers, min_evidence=20)
+    found = pair("p", current, [], confident(failures="reject"), answers)
     assert ids(found) == [("id1-0", "id1-2")]
 
 
 def test_no_program_appears_more_often_than_allowed() -> None:
     current = [scored(i, i) for i in range(100)]
     # chosen 99 98 97, rejected 9 .. 0; two appearances each: 99 and 98 take 9 and 8, 97 takes 7 and 6
-    found = pair("p", current, [], PAPER, max_appearances=2)
+    found = pair("p", current, [], PairConfig(max_appearances=2))
     assert [(p.chosen_id[4:], p.rejected_id[4:]) for p in found] == [
         ("99", "9"), ("99", "8"), ("98", "9"), ("98", "8"), ("97", "7"), ("97", "6"),
     ]  # fmt: skip
-    assert pair("p", current, [], PAPER, max_appearances=30) == pair("p", current, [], PAPER)
+    assert pair("p", current, [], PairConfig(max_appearances=30)) == pair("p", current, [], PAPER)
 
 
-@pytest.mark.parametrize("bad", [{"min_evidence": 20.0}, {"min_evidence": 0.5, "answers": {}}, {"max_appearances": 0}])
+@pytest.mark.parametrize("bad", [{"min_evidence": 0.5}, {"max_appearances": 0}])
 def test_bounds_out_of_range(bad) -> None:
-    with pytest.raises(ValueError, match="need at least 1"):
-        pair("p", [], [], PAPER, **bad)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        PairConfig(**bad)
+
+
+def test_evidence_needs_answers() -> None:
+    with pytest.raises(ValueError, match="needs the answers"):
+        pair("p", [scored(0, 2), scored(1, 1)], [], confident())
+
+
+def test_the_paper_rule_looks_at_no_answers() -> None:
+    current, answers = rows(30, 29)
+    assert pair("p", current, [], WIDE, answers) == pair("p", current, [], WIDE)
+
+
+# -- after a race -----------------------------------------------------------------------------------------------------
+
+
+def raced(
+    index: int, place: int, held_out: str | None, race_marks: str, seed_held_out: int = 1, iteration: int = 2
+) -> ScoredCandidate:
+    """A program after a race against a seed that answers none of the race questions; None: it was dropped."""
+    standing = RaceStanding(
+        place, len(race_marks), race_marks.count("1"), race_marks.count("1"), 0,
+        None if held_out is not None else "beaten", held_out is not None,
+    )  # fmt: skip
+    correct = None if held_out is None else held_out.count("1")
+    base = scored(index, correct, iteration, len(held_out or ""), status=ExecutionStatus.OK)
+    return replace(base, standing=standing, seed_correct=0 if held_out is None else seed_held_out)
+
+
+def test_a_race_orders_by_place_and_pairs_by_gain() -> None:
+    """Best by held-out score is not first in the race; who was dropped is the rejected side with its share so far."""
+    first, second = raced(0, 0, "1100", "111111"), raced(1, 1, "1110", "111110")
+    dropped = raced(2, 2, None, "1000")
+    assert [c.id for c in by_score([dropped, second, first])] == ["id2-0", "id2-1", "id2-2"]
+    assert [c.rank_gain for c in (first, second, dropped)] == [0.25, 0.5, 0.25]
+    assert [c.id for c in by_gain([first, second, dropped])] == ["id2-1", "id2-0"]  # who has no score cannot win
+    pairs = pair("p", [first, second, dropped], [], PairConfig(chosen_share=0.67, rejected_share=0.34))
+    # 0.25 against 0.25 is no better
+    assert [(p.chosen_id, p.rejected_id, p.chosen_score, p.rejected_score) for p in pairs] == [
+        ("id2-1", "id2-2", 0.75, 0.25)
+    ]
+
+
+def test_confident_pairs_after_a_race_use_what_both_were_asked() -> None:
+    """The dropped program answered the first 8 of 12 questions: the others' later answers are no evidence."""
+    yes, no, none = [True], [False], [None]
+    best, lucky = raced(0, 0, "1111", "1" * 8), raced(1, 1, "1111", "1" * 8)
+    dropped = raced(2, 2, None, "0" * 8)
+    answers = {"id2-0": yes * 12, "id2-1": no * 2 + yes * 10, "id2-2": no * 8 + none * 4}
+    rule = PairConfig(rule="confident", chosen_share=0.67, rejected_share=0.34)
+    # 8 wins: E = 511 / 9 = 56.8; 6 wins: E = 127 / 7 = 18.1
+    assert ids(pair("p", [best, lucky, dropped], [], rule, answers)) == [("id2-0", "id2-2")]
+    wider = rule.model_copy(update={"min_evidence": 18.0})
+    assert ids(pair("p", [best, lucky, dropped], [], wider, answers)) == [("id2-0", "id2-2"), ("id2-1", "id2-2")]
+
+
+def test_programs_of_other_iterations_share_no_question_and_make_no_confident_pair() -> None:
+    old = raced(0, 0, "1111", "1" * 8, iteration=1)
+    new = raced(1, 0, "1000", "1" * 8)
+    dropped = raced(2, 1, None, "0" * 8)
+    answers = {
+        "id1-0": [True] * 12 + [None] * 12, "id2-1": [None] * 12 + [True] * 12,
+        "id2-2": [None] * 12 + [False] * 8 + [None] * 4,
+    }  # fmt: skip
+    paper = pair("p", [new, dropped], [old], PairConfig(rejected_share=0.5), answers)
+    assert ids(paper) == [("id1-0", "id2-2")]  # gain 0.75 against 0.0; the new one's 0.0 is no better
+    assert pair("p", [new, dropped], [old], confident(rejected_share=0.5), answers) == []
+
+
+def test_who_meets_in_the_finals_is_ordered_by_them() -> None:
+    a = replace(raced(0, 0, "1111", "1" * 8, iteration=1), final_correct=20, final_total=40)
+    b = replace(raced(0, 0, "1000", "1" * 8), final_correct=30, final_total=40)
+    c = raced(1, 1, "1111", "1" * 8)
+    refused = replace(b, id="r", refused="too long")
+    repeat = replace(b, id="d", duplicate_of="id2-0")
+    assert [x.id for x in in_finals([a, b, c, refused, repeat])] == ["id2-0", "id1-0"]
 
 
 def test_inverted_share_by_hand() -> None:
