@@ -8,7 +8,8 @@ EXPORTS := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 .PHONY: demo test test-slow test-vllm lint install install-vllm clean
 
 demo: install
-	$(BIN)/selfdev run --iterations 3 --preset demo --run-dir runs/demo && $(BIN)/selfdev test runs/demo
+	$(BIN)/selfdev run --iterations 3 --preset demo --run-dir runs/demo
+	$(BIN)/selfdev test runs/demo
 
 test: install
 	$(EXPORTS) $(BIN)/python -m pytest

@@ -1,7 +1,9 @@
 """Rules that are linear in the task vectors, in one pass over memory: seed + sum of coefficient * (source - seed).
 
-Small parts go through the processor's cache one after the other, so main memory is read once per model and written
-once, whatever the number of steps in between. Sums are in float32 and cast once.
+Parts go through the processor's caches one after the other, so main memory is read once per model and written once.
+Sums are in float32 and cast once. The sum is a chain of interpolations, one fused operation per source:
+x <- x + w * (source - x), whose weights are chosen so that the coefficients come out; where all sources equal the seed
+its bits stay. Where such weights do not exist or would magnify rounding, differences are added up instead.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import torch
 from selfdev.apply.checkpoint import Sink, Tensors
 
 PART = 1 << 17  # elements of one part: few enough for the caches, enough to outweigh the calls
+_SHRINKS = 0.05  # least share of what is there that an interpolation may leave
 
 
 class LinearMerger:
     """Buffers of one pass, used for every tensor."""
 
-    def __init__(self, sources: int, part: int = PART) -> None:
+    def __init__(self, part: int = PART) -> None:
         self._part = part
-        self._step, self._delta = torch.empty(part), torch.empty(part)
+        self._total, self._delta = torch.empty(part), torch.empty(part)
         self._seed, self._source = torch.empty(part), torch.empty(part)
 
     def merge(
@@ -38,28 +41,46 @@ class LinearMerger:
         Sources with coefficient 0 are not read. `aliases` are the names under which the result is put.
         """
         used = [(source, c) for source, c in zip(sources, coefficients, strict=True) if c != 0.0]
+        weights = interpolations([c for _, c in used])
         names = aliases or (name,)
         sums = []
         for start in range(0, count, self._part):
             stop = min(count, start + self._part)
-            ours = _float(seed.part(name, start, stop), self._seed)
-            step, delta = self._step[: stop - start], self._delta[: stop - start]
-            for place, (source, coefficient) in enumerate(used):
-                theirs = _float(source.part(name, start, stop), self._source)
-                if place == 0:
-                    torch.sub(theirs, ours, out=step).mul_(coefficient)
-                else:
-                    step.add_(torch.sub(theirs, ours, out=delta), alpha=coefficient)
             target = sink.place(names[0], start, stop)
-            total = step if target is None else target
-            if used:
-                torch.add(ours, step, out=total)
-            else:
+            total = self._total[: stop - start] if target is None else target
+            ours = _float(seed.part(name, start, stop), self._seed)
+            parts = (_float(source.part(name, start, stop), self._source) for source, _ in used)
+            if not used:
                 total.copy_(ours)
+            elif weights is not None:
+                before = ours
+                for theirs, weight in zip(parts, weights, strict=True):
+                    before = torch.lerp(before, theirs, weight, out=total)
+            else:
+                delta, step = self._delta[: stop - start], self._total[: stop - start].zero_()
+                for theirs, (_, coefficient) in zip(parts, used, strict=True):
+                    step.add_(torch.sub(theirs, ours, out=delta), alpha=coefficient)
+                torch.add(ours, step, out=total)
             sums.append(total.sum())
             for alias in names if target is None else names[1:]:
                 sink.put(alias, start, total)
         return not sums or bool(torch.isfinite(torch.stack(sums)).all())  # NaN and infinities survive a sum
+
+
+def interpolations(coefficients: Sequence[float]) -> list[float] | None:
+    """Weights w with x <- x + w (source - x), in order, that give these coefficients of source - seed.
+
+    The last weight is the last coefficient; each one before is divided by what the later ones leave of it. None where
+    a weight leaves next to nothing for the earlier ones, or overshoots.
+    """
+    weights: list[float] = []
+    left = 1.0
+    for coefficient in reversed(coefficients):
+        if abs(left) < _SHRINKS or abs(left) > 2.0:
+            return None
+        weights.append(coefficient / left)
+        left -= coefficient
+    return weights[::-1] if all(abs(weight) <= 2.0 for weight in weights) else None
 
 
 def _float(values: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:

@@ -150,42 +150,20 @@ class Merge:
             peak = here + (len(self._sources) + 8) * 4 * _PART
         elif form is not None or self.study.obstacle is None:
             way, reason = "tensor by tensor", "each result depends on the task vectors of its own name only"
-            peak = here + max(self._group_bytes(group) for group in self._groups())
+            costs = self._costs()
+            peak = here + max(held_bytes(costs, self.parameters, names, count) for names in groups_of(self.parameters))
         else:
             way, reason = "whole model", self.study.obstacle
-            peak = here + self._whole_bytes()
+            peak = here + held_bytes(self.study, self.parameters, list(self.parameters), count)
         if way != "closed form":
             peak += (count + 6) * 4 * _PART
         return Plan(way, reason, len(self.parameters), total, peak, warnings)
-
-    def _groups(self) -> Iterator[list[str]]:
-        """Parameters in order, cut where a group would become too large."""
-        limit = max(GROUP, max(elements(p.shape) for p in self.parameters.values()))
-        group: list[str] = []
-        room = limit
-        for name, parameter in self.parameters.items():
-            size = elements(parameter.shape)
-            if group and size > room:
-                yield group
-                group, room = [], limit
-            group.append(name)
-            room -= size
-        yield group
-
-    def _group_bytes(self, names: Sequence[str]) -> int:
-        sizes = {name: elements(self.parameters[name].shape) for name in names}
-        width = max(self.parameters[name].dtype.itemsize for name in names)
-        held = len(self._sources) * sum(sizes[n] * self.parameters[n].dtype.itemsize for n in names)
-        return held + self._costs().peak_bytes(sum(sizes.values()), max(sizes.values()), width)
-
-    def _whole_bytes(self) -> int:
-        return self._group_bytes(list(self.parameters))
 
     def _costs(self) -> Study:
         """Of a closed form whose program is run all the same nothing was measured: a copy and a few of the largest."""
         if self.study.coefficients is None:
             return self.study
-        return Study(None, None, True, 0.0, 16.0, 8.0 * (2 + len(self._sources)))
+        return Study(None, None, False, 0.0, 16.0, 8.0 * (2 + len(self._sources)))
 
     def alone(self) -> bool:
         """Whether the program can be given one parameter without the others."""
@@ -218,7 +196,7 @@ class Merge:
             return "closed form", None, None
         if self.plan.way == "tensor by tensor":
             try:
-                return "tensor by tensor", None, self._run_groups(list(self._groups()), sink, progress)
+                return "tensor by tensor", None, self._run_groups(list(groups_of(self.parameters)), sink, progress)
             except _Entangled as found:
                 note = f"begun tensor by tensor, but on these models {found}: the whole model at once"
                 return "whole model", note, self._run_groups([list(self.parameters)], sink, progress)
@@ -226,7 +204,7 @@ class Merge:
 
     def _closed_form(self, sink: Sink, progress: Progress) -> None:
         assert self.study.coefficients is not None
-        merger, done = LinearMerger(len(self._sources)), 0
+        merger, done = LinearMerger(), 0
         seed, *sources = self._tensors
         for name, parameter in self.parameters.items():
             size = elements(parameter.shape)
@@ -346,6 +324,29 @@ class _Entangled(Exception):
     """On the real task vectors a result depends on another parameter."""
 
 
+def groups_of(parameters: Mapping[str, Parameter]) -> Iterator[list[str]]:
+    """Parameters that are run together: in order, cut where a group would become too large."""
+    limit = max(GROUP, max(elements(p.shape) for p in parameters.values()))
+    group: list[str] = []
+    room = limit
+    for name, parameter in parameters.items():
+        size = elements(parameter.shape)
+        if group and size > room:
+            yield group
+            group, room = [], limit
+        group.append(name)
+        room -= size
+    yield group
+
+
+def held_bytes(costs: Study, parameters: Mapping[str, Parameter], names: Sequence[str], count: int) -> int:
+    """Memory of the task vectors of some parameters and of the program that is run on them."""
+    sizes = {name: elements(parameters[name].shape) for name in names}
+    width = max(parameters[name].dtype.itemsize for name in names)
+    vectors = count * sum(size * parameters[name].dtype.itemsize for name, size in sizes.items())
+    return vectors + costs.peak_bytes(sum(sizes.values()), max(sizes.values()), width)
+
+
 def merge_in_memory(
     algorithm: str,
     seed: Mapping[str, torch.Tensor],
@@ -391,7 +392,7 @@ def _linear_in_memory(
     seed: Mapping[str, torch.Tensor],
     sources: Sequence[Mapping[str, torch.Tensor]],
 ) -> dict[str, torch.Tensor]:
-    merger, sink = LinearMerger(len(sources)), MemorySink(seed)
+    merger, sink = LinearMerger(), MemorySink(seed)
     ours, theirs = MemoryTensors(seed), [MemoryTensors(source) for source in sources]
     for name, tensor in seed.items():
         if not merger.merge(name, tensor.numel(), ours, theirs, form[name], sink):

@@ -24,7 +24,7 @@ from math import exp, inf, isfinite, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 Array = NDArray[np.float64]
 Loading = Callable[[Array, Array], tuple[Array, Array]]  # rates, z(T) -> coefficients of (u, a) for a quantity
@@ -63,7 +63,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
     mean = float(np.mean(values))
     if len(values) < 2:
         return Estimate(mean, -inf, inf)
-    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(special.stdtrit(len(values) - 1, (1 + confidence) / 2) * np.std(values, ddof=1)) / len(values) ** 0.5
     return Estimate(mean, mean - reach, mean + reach)
 
 
@@ -94,30 +94,43 @@ def solve(data: Data, rates: Array, pooled: bool = False) -> Solved:
     Args:
         pooled: noise unknown and too few points for its covariance: curves count by their squared range.
     """
-    n, curves = data.values.shape
     z = np.expm1(-rates[:, None] * data.times[None, :])
     basis = np.stack([np.ones_like(z), z / z[:, -1:]], axis=2)  # (rates, points, 2)
-    weight = data.precision
-    if weight is None:
-        weight = np.broadcast_to(np.eye(curves), (n, curves, curves))
-    outer = basis[:, :, :, None] * basis[:, :, None, :]
-    normal = np.einsum("ijk,riab->rjakb", weight, outer, optimize=True).reshape(len(rates), 2 * curves, 2 * curves)
-    right = np.einsum("ria,ij->rja", basis, np.einsum("ijk,ik->ij", weight, data.values)).reshape(len(rates), -1)
-    inverse = np.linalg.inv(normal)
-    theta = np.einsum("rab,rb->ra", inverse, right).reshape(len(rates), curves, 2)
-    residual = data.values - np.einsum("ria,rja->rij", basis, theta)
     if data.precision is not None:
-        objective = np.einsum("rij,ijk,rik->r", residual, weight, residual, optimize=True)
-        return Solved(rates, z[:, -1], theta, inverse, residual, objective)
+        return _weighted(data, data.precision, rates, z[:, -1], basis)
+    return _unweighted(data, rates, z[:, -1], basis, pooled)
+
+
+def _weighted(data: Data, precision: Array, rates: Array, end: Array, basis: Array) -> Solved:
+    """Noise known: every curve at every time is a row, whitened."""
+    n, curves = data.values.shape
+    whiten = np.linalg.cholesky(precision).transpose(0, 2, 1)  # (points, curves, curves)
+    rows = whiten[None, :, :, :, None] * basis[:, :, None, None, :]
+    design = rows.reshape(len(rates), n * curves, 2 * curves)
+    target = np.einsum("ijk,ik->ij", whiten, data.values).ravel()
+    turned = design.transpose(0, 2, 1)
+    inverse: Array = np.asarray(np.linalg.inv(turned @ design), dtype=np.float64)
+    theta = (inverse @ (turned @ target)[:, :, None])[:, :, 0]
+    white = target - (design @ theta[:, :, None])[:, :, 0]
+    shaped = theta.reshape(len(rates), curves, 2)
+    residual = data.values - basis @ shaped.transpose(0, 2, 1)
+    return Solved(rates, end, shaped, inverse, residual, (white**2).sum(axis=1))
+
+
+def _unweighted(data: Data, rates: Array, end: Array, basis: Array, pooled: bool) -> Solved:
+    """Noise unknown: all curves have the same regressors."""
+    curves = data.values.shape[1]
+    turned = basis.transpose(0, 2, 1)
+    inverse = np.linalg.inv(turned @ basis)
+    theta = inverse @ (turned @ data.values)  # (rates, 2, curves)
+    residual = data.values - basis @ theta
     size = _sizes(data)
-    cross = np.einsum("rij,rik->rjk", residual, residual) + np.diag((FLOOR * size) ** 2)
+    cross = residual.transpose(0, 2, 1) @ residual + np.diag((FLOOR * size) ** 2)
     cross += RIDGE * cross * np.eye(curves)
-    one = inverse.reshape(len(rates), curves, 2, curves, 2)[:, 0, :, 0, :]
-    covariance = np.einsum("rjk,rab->rjakb", cross, one).reshape(len(rates), 2 * curves, 2 * curves)
-    objective = (
-        np.einsum("rjj,j->r", cross, size**-2.0) if pooled else np.linalg.slogdet(cross / np.outer(size, size))[1]
-    )
-    return Solved(rates, z[:, -1], theta, covariance, residual, objective)
+    covariance = (cross[:, :, None, :, None] * inverse[:, None, :, None, :]).reshape(-1, 2 * curves, 2 * curves)
+    scaled = cross / np.outer(size, size)
+    objective = np.trace(scaled, axis1=1, axis2=2) if pooled else np.linalg.slogdet(scaled)[1]
+    return Solved(rates, end, theta.transpose(0, 2, 1), covariance, residual, objective)
 
 
 def _sizes(data: Data) -> Array:
@@ -299,16 +312,16 @@ def _room(data: Data, confidence: float, spent: Spent, scatter: float | None) ->
     upper = (1 + confidence) / 2
     points, curves = data.values.shape
     if data.precision is not None:
-        return widening(data, scatter) * float(stats.norm.ppf(upper)) ** 2
+        return widening(data, scatter) * float(special.ndtri(upper)) ** 2
     freedom = points - (spent if curves > 1 else 3)
-    return log1p(float(stats.t.ppf(upper, freedom)) ** 2 / freedom)
+    return log1p(float(special.stdtrit(freedom, upper)) ** 2 / freedom)
 
 
 def widening(data: Data, scatter: float | None) -> float:
     """Factor on given variances: 1, or the scatter where chi squared contradicts them."""
     points, curves = data.values.shape
     freedom = points * curves - 2 * curves - 1
-    if scatter is None or float(stats.chi2.sf(scatter * freedom, freedom)) >= CONTRADICTED:
+    if scatter is None or float(special.chdtrc(freedom, scatter * freedom)) >= CONTRADICTED:
         return 1.0
     return scatter
 

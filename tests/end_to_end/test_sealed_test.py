@@ -463,5 +463,7 @@ def test_the_commands(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    main(arguments)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert not ended.value.code
     return capsys.readouterr().out

@@ -14,7 +14,7 @@ from selfdev_sandbox import Sandbox
 
 from selfdev.apply.checkpoint import Checkpoint, MemorySink, MemoryTensors, ShardWriter
 from selfdev.apply.linear import LinearMerger
-from selfdev.apply.merge import Merge, Request, merge_in_memory
+from selfdev.apply.merge import Merge, Request, groups_of, held_bytes, merge_in_memory
 from selfdev.apply.output import new_directory
 from selfdev.apply.study import Parameter, closed_form, ignores_sizes, study
 from selfdev.baselines import read_rule
@@ -181,7 +181,7 @@ def test_scope_leaves_the_seeds_bits_and_the_result_loads(family, tmp_path) -> N
 
 def test_the_same_merge_gives_the_same_bytes_in_shards_that_an_index_names(family, tmp_path) -> None:
     for name in ("a", "b"):
-        merged(family, tmp_path, TRIMMED, name, shard_bytes=30_000)
+        merged(family, tmp_path, OWN_STREAMS, name, shard_bytes=30_000)
     files = sorted(path.name for path in (tmp_path / "a").glob("*.safetensors"))
     assert len(files) > 2
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
@@ -244,7 +244,7 @@ def test_the_closed_form_is_worked_by_hand() -> None:
         {"w": torch.tensor([2.0, 2.0, 0.0]), "b": torch.tensor([10.0], dtype=torch.bfloat16)},
         {"w": torch.tensor([1.0, 6.0, 4.0]), "b": torch.tensor([4.0], dtype=torch.bfloat16)},
     ]
-    sink, merger = MemorySink(seed), LinearMerger(2, part=2)  # parts of two elements
+    sink, merger = MemorySink(seed), LinearMerger(part=2)  # parts of two elements
     for name, tensor in seed.items():
         assert merger.merge(
             name, tensor.numel(), MemoryTensors(seed), [MemoryTensors(s) for s in sources], (0.5, 0.25), sink
@@ -252,6 +252,34 @@ def test_the_closed_form_is_worked_by_hand() -> None:
     assert sink.tensors["w"].tolist() == [1.5, 3.0, 2.0]
     assert sink.tensors["b"].tolist() == [8.0]  # 8 + 0.5 * 2 - 0.25 * 4
     assert sink.tensors["b"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "coefficients",
+    [
+        (0.4, 0.4, 0.4),
+        (1 / 3, 1 / 3, 1 / 3),
+        (1.0, 1.0, 1.0),
+        (0.0, -0.5, 2.5),
+        (0.3, 0.0, 1.0),
+        (0.7, 0.2, 0.1),
+        (9.0, 0.1, 0.1),
+    ],
+)
+def test_any_coefficients_come_out_and_equal_sources_leave_the_bits(coefficients) -> None:
+    generator = torch.Generator().manual_seed(1)
+    seed = {"w": torch.randn(1000, generator=generator)}
+    sources = [{"w": seed["w"] + 0.1 * torch.randn(1000, generator=generator)} for _ in coefficients]
+    for family in (sources, [seed] * len(coefficients)):
+        sink = MemorySink(seed)
+        assert LinearMerger(part=300).merge(
+            "w", 1000, MemoryTensors(seed), [MemoryTensors(s) for s in family], coefficients, sink
+        )
+        wide = seed["w"].double()
+        expected = wide + sum(c * (s["w"].double() - wide) for c, s in zip(coefficients, family, strict=True))
+        torch.testing.assert_close(sink.tensors["w"].double(), expected, rtol=1e-6, atol=1e-6)
+        if family is not sources:
+            assert torch.equal(sink.tensors["w"], seed["w"])
 
 
 def test_in_memory_merges_agree_with_the_rule(box) -> None:
@@ -307,6 +335,26 @@ def test_the_study_measures_what_an_element_costs(box) -> None:
     assert found.alone
     assert found.single == pytest.approx(24, abs=1)  # the stack of three sources and its magnitudes, in float32
     assert found.peak_bytes(10**6, 10**6, 4) > 24 * 10**6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["ties", "della", "dare_ties", "breadcrumbs"])
+def test_seven_billion_parameters_fit_into_24_gib(box, rule) -> None:
+    from transformers import MistralConfig
+
+    from selfdev.models import groups_of as parameters_of
+
+    config = MistralConfig(
+        vocab_size=32_002, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    shapes = {name: tuple(shape) for name, (shape, _) in parameters_of(config).items()}
+    parameters = {name: Parameter(shape, torch.bfloat16) for name, shape in shapes.items()}
+    text = read_rule(rule, TRIM="tensor") if rule == "ties" else read_rule(rule)
+    found = study(box, text, 0, parameters, 3)
+    assert found.obstacle is None
+    needed = max(held_bytes(found, parameters, names, 3) for names in groups_of(parameters))
+    assert needed < 22 * 2**30
 
 
 def test_a_program_that_fails_on_small_tensors_sees_the_whole_model(box) -> None:
