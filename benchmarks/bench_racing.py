@@ -54,9 +54,7 @@ class Field:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run directory; its dev answers are replayed in random orders")
-    parser.add_argument(
-        "--raced", type=Path, help="the same run with races"
-    )
+    parser.add_argument("--raced", type=Path, help="the same run with races")
     parser.add_argument("--races", type=int, default=100, help="simulated races or orders per line")
     parser.add_argument("--name", default=None, help="name of the result file")
     options = parser.parse_args()

@@ -57,7 +57,7 @@ def _first_size(args: list[Any], kwargs: dict[str, Any]) -> int:
 
 
 def _data_size(args: list[Any], kwargs: dict[str, Any]) -> int:
-    """tensor(data, shape), new_tensor(input, data, shape): the numbers given; a shape that they do not fit is refused."""
+    """tensor(data, shape), new_tensor(input, data, shape): the numbers given; a shape must fit them."""
     data = kwargs.get("data", next((a for a in args if isinstance(a, (list, tuple, int, float))), []))
     return 8 * (len(data) if isinstance(data, (list, tuple)) else 1)
 

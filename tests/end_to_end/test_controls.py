@@ -101,7 +101,7 @@ def test_the_best_of_each_control_is_registered_and_tested_beside_the_winner(fin
         assert final.test(run) == len(set(roles.values()))
         assert run.store.openings() == 1
         table = {a.kind: a for a in arms(run.store)}
-        assert list(table)[0] == "generated"
+        assert next(iter(table)) == "generated"
         assert all(table[arm].test is not None and table[arm].gain is not None for arm in ARMS)
         console = Console(width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
         with console.file:
@@ -144,7 +144,8 @@ def test_a_stopped_control_goes_on_where_it_was(tmp_path: Path) -> None:
     for arm in ("tpe", "grammar"):
         with opened(tmp_path / "whole", True) as run:
             control(run, arm)
-            expected = [row for row in run.store.candidates(kind=arm)], run.store.verdicts(1, arm), run.store.standings()
+            rows = list(run.store.candidates(kind=arm))
+            expected = (rows, run.store.verdicts(1, arm), run.store.standings())
         for allowed in range(3, 200, 11):
             left = [allowed]
             with opened(tmp_path / "stopped", True) as run:

@@ -151,7 +151,7 @@ def test_a_real_task_is_forgotten_by_the_whole_process(tmp_path: Path) -> None:
     del whole
     envelope.seal(tmp_path)
     gc.collect()
-    held = [thing for thing in gc.get_objects() if isinstance(thing, Question) and thing.id in ids]
+    held = [thing for thing in gc.get_objects() if type(thing) is Question and thing.id in ids]
     assert held == []
     assert not [t for t in texts((task, envelope)) if any(prompt in t for prompt in prompts)]
     assert {q.id for q in envelope.questions} == ids
