@@ -6,7 +6,9 @@ A seed and three noisy copies of it. In memory: `merge_in_memory` against `merge
 (seed and sources read once, result written once) as a share of what copying the same memory reaches in that process.
 Files: `selfdev apply` against `mergekit-yaml`, whole commands. Each measurement runs in a process of its own, whose
 peak is its largest resident memory; tools alternate. Random methods draw other numbers in the two tools; for the rest
-the share of values that differ is given. Without mergekit only ours is measured.
+the share of values that differ is given. Without mergekit only ours is measured. The first of our merges in memory
+also finds out whether the rule is linear (`first_seconds`). Fresh memory for a result costs its own time; linear rules
+are measured into memory at hand too, which is what the copy limit is measured with.
 """
 
 from __future__ import annotations
@@ -118,15 +120,19 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     limit = copy_limit()
     loaded = peak()
     made: dict[str, torch.Tensor] = {}
-    seconds = []
+    extra: dict[str, Any] = {}
     if task["tool"] == "selfdev":
         from selfdev.apply.merge import merge_in_memory, open_sandbox
 
         text = rule(task["method"])
         with open_sandbox(()) as box:
-            for _ in range(task["repeats"]):
-                made.clear()
-                seconds.append(timed(lambda: made.update(merge_in_memory(text, seed, sources, box=box))))
+            extra["first_seconds"] = round(timed(lambda: made.update(merge_in_memory(text, seed, sources, box=box))), 3)
+            seconds = repeated(made, lambda: merge_in_memory(text, seed, sources, box=box), task["repeats"])
+            largest = peak()
+            if task["method"] in LINEAR:
+                into = {name: torch.zeros_like(tensor) for name, tensor in seed.items()}
+                again = [timed(lambda: merge_in_memory(text, seed, sources, box=box, out=into)) for _ in seconds]
+                extra["into_memory_at_hand"] = bandwidth(size, min(again), limit)
     else:
         from mergekit.merge_methods import merge_state_dicts
 
@@ -139,21 +145,33 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
             models, base = {"seed": seed} | models, "seed"
         call = {"method": method, "parameters": parameters, "base": base}
         with torch.no_grad():
-            for _ in range(task["repeats"]):
-                made.clear()
-                seconds.append(timed(lambda: made.update(merge_state_dicts(models, **call))))
+            seconds = repeated(made, lambda: merge_state_dicts(models, **call), task["repeats"])
+        largest = peak()
     if task["out"]:
         save_file({name: tensor.contiguous() for name, tensor in made.items()}, task["out"])
-    best = min(seconds)
-    moved = (SOURCES + 2) * size
     return {
-        "seconds": {"median": round(statistics.median(seconds), 3), "min": round(best, 3), "n": len(seconds)},
-        "peak_gib": round(peak() / GIB, 2),
+        "seconds": {"median": round(statistics.median(seconds), 3), "min": round(min(seconds), 3), "n": len(seconds)},
+        "peak_gib": round(largest / GIB, 2),
         "models_gib": round(loaded / GIB, 2),
-        "bandwidth_gb_s": round(moved / best / 1e9, 2),
         "copy_gb_s": round(limit / 1e9, 2),
-        "share_of_copy": round(moved / best / limit, 3),
+        **bandwidth(size, min(seconds), limit),
+        **extra,
     }
+
+
+def repeated(made: dict[str, torch.Tensor], call: Any, times: int) -> list[float]:
+    """Seconds of each call; the last result is kept."""
+    seconds = []
+    for _ in range(times):
+        made.clear()
+        seconds.append(timed(lambda: made.update(call())))
+    return seconds
+
+
+def bandwidth(size: int, seconds: float, limit: float) -> dict[str, float]:
+    """Of reading seed and sources and writing a result of `size` bytes each."""
+    moved = (SOURCES + 2) * size / seconds
+    return {"bandwidth_gb_s": round(moved / 1e9, 2), "share_of_copy": round(moved / limit, 3)}
 
 
 def peak() -> int:

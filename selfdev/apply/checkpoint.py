@@ -72,10 +72,12 @@ class MemoryTensors:
 class MemorySink:
     """Collects merged tensors in memory."""
 
-    def __init__(self, like: Mapping[str, torch.Tensor]) -> None:
-        self.tensors = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for name, tensor in like.items()
-        }
+    def __init__(self, like: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor] | None = None) -> None:
+        self.tensors = (
+            dict(into) if into is not None else {n: torch.empty(t.shape, dtype=t.dtype) for n, t in like.items()}
+        )
+        if into is not None and any(into[n].shape != t.shape or into[n].dtype != t.dtype for n, t in like.items()):
+            raise ValueError("the tensors to write into must have the names, shapes and dtypes of the seed's")
         self._flat = {name: tensor.view(-1) for name, tensor in self.tensors.items()}
 
     def place(self, name: str, start: int, stop: int) -> torch.Tensor | None:

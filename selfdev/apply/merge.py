@@ -53,6 +53,7 @@ SECONDS = 24 * 3600.0  # of one run of the program
 NORM_RATIO = Limits().norm_ratio
 _PART = 1 << 18  # elements that are read or written at once beside the closed form
 _COPY = 1 << 24  # bytes
+_FORMS_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +356,11 @@ def merge_in_memory(
     execution_seed: int = 0,
     exact: bool = False,
     box: Sandbox | None = None,
+    out: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Merge weights that are in memory, on the CPU: names, shapes and dtypes as the seed's.
+
+    What is found out about an algorithm is kept, so the next merge of the same shapes with it is faster.
 
     Args:
         algorithm: Python text that defines `merge_models(task_vectors)`.
@@ -365,6 +369,7 @@ def merge_in_memory(
         execution_seed: of the program's own random draws.
         exact: do not use the closed form of a linear rule.
         box: an open sandbox, for several merges.
+        out: tensors to write the result into: contiguous, like the seed's, sharing no memory with the inputs.
 
     Raises:
         UsageError: the algorithm defines no `merge_models`, or the models have different parameters.
@@ -376,28 +381,47 @@ def merge_in_memory(
     with ExitStack() as stack:
         opened = box or stack.enter_context(open_sandbox(()))
         parameters = {name: Parameter(tuple(t.shape), t.dtype) for name, t in seed.items()}
-        form = None if exact else closed_form(opened, algorithm, execution_seed, parameters, len(sources))
+        form = None if exact else _known_form(opened, algorithm, execution_seed, parameters, len(sources))
+        sink = MemorySink(seed, out)
         if form is not None:
-            return _linear_in_memory(form, seed, sources)
+            _linear_in_memory(form, seed, sources, sink)
+            return sink.tensors
         vectors = [{n: (s[n].float() - t.float()).to(t.dtype) for n, t in seed.items()} for s in sources]
         outcome = opened.run(algorithm, vectors, execution_seed, limits=generous(SECONDS))
         opened.forget()
         if outcome.result is None:
             raise StageError(failure(outcome))
-        return {n: (t.float() + outcome.result[n].float()).to(t.dtype) for n, t in seed.items()}
+        for name, tensor in seed.items():
+            sink.put(name, 0, (tensor.float() + outcome.result[name].float()).reshape(-1))
+        return sink.tensors
+
+
+_Form = Mapping[str, tuple[float, ...]] | None
+_FORMS: dict[tuple[object, ...], _Form] = {}  # the last few that were looked for
+
+
+def _known_form(
+    box: Sandbox, algorithm: str, seed: int, parameters: Mapping[str, Parameter], count: int
+) -> Mapping[str, tuple[float, ...]] | None:
+    key = (algorithm, seed, tuple(parameters.items()), count)
+    form = _FORMS.pop(key) if key in _FORMS else closed_form(box, algorithm, seed, parameters, count)
+    _FORMS[key] = form
+    while len(_FORMS) > _FORMS_KEPT:
+        del _FORMS[next(iter(_FORMS))]
+    return form
 
 
 def _linear_in_memory(
     form: Mapping[str, tuple[float, ...]],
     seed: Mapping[str, torch.Tensor],
     sources: Sequence[Mapping[str, torch.Tensor]],
-) -> dict[str, torch.Tensor]:
-    merger, sink = LinearMerger(), MemorySink(seed)
+    sink: MemorySink,
+) -> None:
+    merger = LinearMerger()
     ours, theirs = MemoryTensors(seed), [MemoryTensors(source) for source in sources]
     for name, tensor in seed.items():
         if not merger.merge(name, tensor.numel(), ours, theirs, form[name], sink):
             raise StageError(f"the merged {name} has NaN or infinite values; the merge is not usable")
-    return sink.tensors
 
 
 def check_algorithm(text: str) -> None:

@@ -51,7 +51,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "tests" / "data", folder / "tests" / "data")
     run(
         "selfdev run --iterations 2 --samples 12 --run-dir runs/demo --set task.test_size=50 --set threads=1 "
-        "--set train.max_steps=2",
+        "--set task.dev_size=60 --set train.max_steps=2",
         folder,
     )
     return folder

@@ -292,6 +292,12 @@ def test_in_memory_merges_agree_with_the_rule(box) -> None:
         expected = (sources[0][name] + sources[1][name] + sources[2][name]) / 3
         torch.testing.assert_close(mean[name], expected)
         torch.testing.assert_close(exact[name], expected)
+    into = {name: torch.zeros_like(tensor) for name, tensor in seed.items()}
+    for text in (read_rule("uniform_average"), TRIMMED):  # linear, and not
+        made = merge_in_memory(text, seed, sources, box=box, out=into)
+        assert all(made[name] is into[name] for name in seed)
+        for name, tensor in merge_in_memory(text, seed, sources, box=box).items():
+            assert torch.equal(tensor, into[name])
     with pytest.raises(UsageError, match="in its order"):
         merge_in_memory(LINEAR, seed, [{"b.norm": seed["b.norm"]}], box=box)
 
