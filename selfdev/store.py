@@ -118,6 +118,9 @@ class Store:
                 self._migrate()
             elif not self._has_tables():
                 raise RunError(f"{path} holds no run yet; give a run directory made by `selfdev run`")
+            elif self._is_older():
+                self._db = _copy_in_memory(self._db)
+                self._migrate()
         except sqlite3.DatabaseError as error:
             raise RunError(f"{path} cannot be used as a run store: {error}; give another --run-dir") from None
 
@@ -580,6 +583,10 @@ class Store:
     def _has_tables(self) -> bool:
         return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'candidate'").fetchone() is not None
 
+    def _is_older(self) -> bool:
+        applied = {r["name"] for r in self._db.execute("SELECT name FROM migration")}
+        return any(name not in applied for name, _ in MIGRATIONS)
+
     def _migrate(self) -> None:
         with self.transaction():
             self._db.execute("CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)")
@@ -612,6 +619,15 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode = DELETE")
         db.execute("PRAGMA synchronous = FULL")
     return db
+
+
+def _copy_in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    """What an older store holds, to be brought up to date without touching its file."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    copy.row_factory = sqlite3.Row
+    db.backup(copy)
+    db.close()
+    return copy
 
 
 def _uri_path(path: Path) -> str:

@@ -241,7 +241,13 @@ def test_a_store_from_before_the_races_keeps_its_meaning(tmp_path: Path) -> None
     db.commit()
     db.close()
 
+    before = path.read_bytes()
+    looked_at = Store(path, read_only=True)
+    shown = looked_at.scored(), looked_at.ledger(), looked_at.final_counts()
+    looked_at.close()
+    assert path.read_bytes() == before  # what only reads leaves the file as old as it is
     store = Store(path)
+    assert (store.scored(), store.ledger(), store.final_counts()) == shown
     good, poor = store.scored(1)
     assert (good.correct, good.total, good.seed_correct, good.gain) == (3, 3, 1, pytest.approx(2 / 3))
     assert (good.final_score, good.opening_score, good.rank_gain) == (1.0, 1.0, good.gain)
