@@ -53,12 +53,21 @@ def main() -> None:
         "finetune": {name: finetune_record(path) for name, path in siblings.items()},
         "base_rates_svamp": rates,
         "run_seconds": round(seconds, 1),
-        "config": json.loads((run_dir / "config.json").read_text(encoding="utf-8")),
+        "config": without_directories(json.loads((run_dir / "config.json").read_text(encoding="utf-8"))),
         **figures(run_dir),
     }
     print(json.dumps(results, indent=2))
     if given.record:
         print(f"recorded: {record.write(given.record, results)}")
+
+
+def without_directories(value: Any) -> Any:
+    """A configuration in which absolute paths are names: where files lay says nothing elsewhere."""
+    if isinstance(value, dict):
+        return {key: without_directories(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_directories(part) for part in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def arguments() -> argparse.Namespace:
