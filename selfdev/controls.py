@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from selfdev.baselines.registry import METHODS, Value, defaults, method_source, points, programs
@@ -30,6 +30,7 @@ from selfdev.evaluation import (
     confirm,
     evaluate_iteration,
     held_out_count,
+    lazy_worker,
     program_of,
     prompts_of,
     race_rules,
@@ -37,16 +38,14 @@ from selfdev.evaluation import (
     run_finals,
 )
 from selfdev.generate import extract_program, stream_seed, temperature
-from selfdev.loop import candidate_id
 from selfdev.pair import in_finals
 from selfdev.race import least_budget
-from selfdev.store import CandidateRow, sample_row
+from selfdev.stats import discordant
+from selfdev.store import CandidateRow, candidate_id, program_row, sample_row
 from selfdev.types import ExecutionStatus, RaceStanding, SampleRequest
 
 if TYPE_CHECKING:
     import optuna
-
-    from selfdev.compute.base import Worker
 
 ARMS = ("untrained", "grammar", "random", "tpe", "cma", "tuned")
 OPTIMISERS = ("tpe", "cma")
@@ -87,8 +86,7 @@ def budget_of(run: Run, iteration: int) -> int:
 
 def spent(run: Run, iteration: int, kind: str) -> int:
     """Question-evaluations of a kind in an iteration, finals apart."""
-    rows = run.store.verdicts(iteration, kind, run.config.block_of(iteration))
-    return sum(sum(v is not None for v in row) for row in rows.values())
+    return run.store.evaluations(kind, iteration, run.config.block_of(iteration))
 
 
 # -- programs drawn in bulk -------------------------------------------------------------------------------------------
@@ -130,10 +128,9 @@ def _fill(run: Run, iteration: int, kind: str, draw: Draw, budget: int) -> None:
     if left < len(questions):
         return
     with (
-        ExitStack() as stack,
+        lazy_worker(run) as worker,
         run.view.phase(run.directory, iteration, f"{kind} fill", left // len(questions)) as advance,
     ):
-        worker: Worker | None = None
         known = run.store.known_results(kind)
         while left >= len(questions):
             waiting = [row for row in run.store.candidates(iteration, kind) if row.status is None]
@@ -145,9 +142,8 @@ def _fill(run: Run, iteration: int, kind: str, draw: Draw, budget: int) -> None:
                     break
                 run.store.add_candidates(rows)
                 continue
-            worker = worker or stack.enter_context(run.parts.open_worker())
-            record(run, waiting[0].id, worker.run(program_of(waiting[0]), prompts_of(questions), known), known,
-                   questions)  # fmt: skip
+            outcome = worker().run(program_of(waiting[0]), prompts_of(questions), known)
+            record(run, waiting[0].id, outcome, known, questions)
             now = budget - spent(run, iteration, kind)
             advance(int(now < left))
             left = now
@@ -158,28 +154,22 @@ def _place_all(run: Run, iteration: int, kind: str) -> None:
     """After a race: standings with those that came later and answered everything, among the finalists."""
     if not run.config.race.enabled:
         return
-    table = run.store.verdicts(iteration, kind, run.config.block_of(iteration))
-    size = len(run.block_of(iteration))
-    held = held_out_count(run.config, size)
-    seed = next(iter(run.store.verdicts(0, "seed", run.config.block_of(iteration)).values()))
+    block = run.config.block_of(iteration)
+    table, seed = run.store.verdicts(iteration, kind, block), run.store.seed_verdicts(block)
+    raced = len(seed) - held_out_count(run.config, len(seed))
     old = run.store.standings_of(iteration, kind)
 
     def standing(candidate: str) -> RaceStanding:
         if candidate in old and old[candidate].dropped is not None:
             return old[candidate]
-        asked = [
-            (bool(a), bool(s)) for a, s in zip(table[candidate][: size - held], seed, strict=False) if a is not None
-        ]
-        wins, losses = sum(a and not s for a, s in asked), sum(s and not a for a, s in asked)
-        return RaceStanding(0, len(asked), sum(a for a, _ in asked), wins, losses, None, None not in table[candidate])
+        row = table[candidate][:raced]
+        wins, losses, asked = discordant(row, seed[:raced])
+        return RaceStanding(0, asked, sum(map(bool, row)), wins, losses, None, None not in table[candidate])
 
     every = {candidate: standing(candidate) for candidate in table}
     order = sorted(every, key=lambda i: (not every[i].finalist, every[i].dropped is not None, -every[i].asked,
                                          -every[i].correct, i))  # fmt: skip
-    run.store.set_standings({
-        i: RaceStanding(place, s.asked, s.correct, s.wins, s.losses, s.dropped, s.finalist)
-        for place, i in enumerate(order) for s in (every[i],)
-    })  # fmt: skip
+    run.store.set_standings({i: replace(every[i], place=place) for place, i in enumerate(order)})
 
 
 def drawing(run: Run, kind: str, arm: str) -> Draw:
@@ -194,18 +184,14 @@ def drawing(run: Run, kind: str, arm: str) -> Draw:
         for index in indices:
             rng = random.Random(stream_seed(run.config.seed, kind, iteration, index))
             name, source = make(rng, len(run.config.models.sources))
-            yield program_row(run, kind, iteration, index, name, source)
+            yield _row(run, kind, iteration, index, name, source)
 
     return draw
 
 
-def program_row(run: Run, kind: str, iteration: int, index: int, name: str, source: str) -> CandidateRow:
-    """The row of a program that no generator wrote."""
-    return CandidateRow(
-        id=candidate_id(kind, iteration, index, source), kind=kind, name=name, iteration=iteration, index=index,
-        checkpoint="", temperature=None, sample_seed=None, text=source, source=source, tokens=0, nll=0.0,
-        truncated=False, execution_seed=stream_seed(run.config.seed, f"{kind} execute", iteration, index),
-    )  # fmt: skip
+def _row(run: Run, kind: str, iteration: int, index: int, name: str, source: str) -> CandidateRow:
+    seed = stream_seed(run.config.seed, f"{kind} execute", iteration, index)
+    return program_row(kind, name, iteration, index, source, seed)
 
 
 def _untrained(run: Run, kind: str, iteration: int, indices: Sequence[int]) -> Iterator[CandidateRow]:
@@ -261,7 +247,7 @@ def _tuned(run: Run, kind: str) -> Draw:
         for index in indices:
             if before + index < len(listed):
                 name, source = listed[before + index]
-                yield program_row(run, kind, iteration, index, name, source)
+                yield _row(run, kind, iteration, index, name, source)
 
     return draw
 
@@ -313,7 +299,7 @@ def _optimise(run: Run, iteration: int, kind: str, arm: str, budget: int) -> Non
         for index in range(trials):
             trial = study.ask()
             label, source = _asked(trial, arm, len(run.config.models.sources))
-            row = program_row(run, kind, iteration, index, label, source)
+            row = _row(run, kind, iteration, index, label, source)
             run.store.add_candidates([row])
             row = run.store.candidate(row.id)
             if row.status is None:

@@ -12,8 +12,8 @@ from selfdev.store import Store
 def final_rows(store: Store, kind: str = "generated") -> tuple[list[bool], dict[str, list[bool]]]:
     """Verdicts on the questions of the finals: the seed's, and those of every candidate that answered all of them."""
     places = store.final_places()
-    seed = next(iter(store.verdicts(0, "seed", 0).values()), [])
-    kept = [bool(seed[i]) for i in places] if seed else []
+    seed = store.seed_verdicts(0)
+    kept = [seed[i] for i in places] if seed else []
     return kept, _complete(_final_verdicts(store, kind), places)
 
 

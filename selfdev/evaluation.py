@@ -8,9 +8,9 @@ made (`selfdev.race` replays them from the answers).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 from selfdev.compute.base import Worker
 from selfdev.config import RunConfig
@@ -20,13 +20,11 @@ from selfdev.race import RaceRules, RaceState, choose_block, least_budget, race
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.score import refusal, score
-from selfdev.store import CandidateRow, Store
+from selfdev.store import NOISE, RACE_BLOCK, CandidateRow, Store
 from selfdev.types import ExecutionStatus, MergeProgram, Outcome, Question, RaceStanding, Split
 from selfdev.wiring import Parts
 
 PROBE_QUESTIONS = 8  # the smaller of the two batches whose times give the cost of a swap
-NOISE = "seed against itself"  # the fact that holds how many verdicts of the seed differed the second time
-RACE_BLOCK = "race block"  # the fact that holds the questions per round
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,21 @@ def race_rules(run: Run) -> RaceRules:
     config = run.config.race
     block = int(run.store.get_meta(RACE_BLOCK) or 0)
     return RaceRules(block, held_out_count(run.config, size), config.keep, config.budget, config.alpha)
+
+
+@contextmanager
+def lazy_worker(run: Run) -> Iterator[Callable[[], Worker]]:
+    """A worker that is opened when it is first asked for: loading models is in vain where nothing is left to do."""
+    with ExitStack() as stack:
+        opened: list[Worker] = []
+
+        def worker() -> Worker:
+            if not opened:
+                opened.append(stack.enter_context(run.parts.open_worker()))
+                _note_isolation(run.store, opened[0])
+            return opened[0]
+
+        yield worker
 
 
 # -- baselines --------------------------------------------------------------------------------------------------------
@@ -96,7 +109,7 @@ def _note_noise(run: Run, worker: Worker, seed: CandidateRow) -> None:
     questions = run.block_of(0)[::-1]
     first = verdicts_again(run, worker, seed, questions[: len(questions) // 3])
     second = verdicts_again(run, worker, seed, questions[len(questions) // 3 :])
-    before = next(iter(run.store.verdicts(0, "seed", 0).values()))[: len(questions)]
+    before = run.store.seed_verdicts(0)
     differ = sum(a != b for a, b in zip((*first, *second), reversed(before), strict=True))
     run.store.set_meta(NOISE, f"{differ} of {len(questions)}")
 
@@ -178,15 +191,7 @@ def evaluate_iteration(run: Run, iteration: int, kind: str = "generated", budget
         kind: whose programs: the run's own, or a control's.
         budget: question-evaluations instead of `race.budget`; for controls.
     """
-    with ExitStack() as stack:
-        workers: list[Worker] = []
-
-        def worker() -> Worker:
-            if not workers:
-                workers.append(stack.enter_context(run.parts.open_worker()))
-                _note_isolation(run.store, workers[0])
-            return workers[0]
-
+    with lazy_worker(run) as worker:
         racing = run.config.race.enabled
         questions = run.block_of(iteration)
         opening = questions[: race_rules(run).block] if racing else questions
@@ -227,8 +232,8 @@ def race_state(run: Run, iteration: int, kind: str, budget: int | None = None) -
         return None
     rules = race_rules(run)
     if budget is not None:
-        rules = RaceRules(rules.block, rules.held_out, rules.keep, budget, rules.alpha)
-    seed = [bool(v) for v in next(iter(run.store.verdicts(0, "seed", block).values()))]
+        rules = replace(rules, budget=budget)
+    seed = run.store.seed_verdicts(block)
     return race(range(len(seed)), seed, answers, rules, _withdrawn(run.store, iteration, kind, answers, rules))
 
 

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from selfdev.errors import RunError, StageError
-from selfdev.evaluation import Run
+from selfdev.evaluation import Run, program_of
 from selfdev.score import score
 from selfdev.sealed import open_envelope
-from selfdev.store import Store
-from selfdev.types import ExecutionStatus, MergeProgram, Split
-
-SEALED_FACT = "sealed test"
+from selfdev.store import SEALED, Store
+from selfdev.types import ExecutionStatus, Split
 
 
 def waiting(store: Store) -> list[str]:
@@ -65,12 +63,11 @@ def test(run: Run) -> int:
     if not ledger or not set(pending) <= set(ledger[-1].candidates):  # else: it was stopped, and goes on
         now = datetime.now(UTC).isoformat(timespec="seconds")
         store.add_opening(now, pending, store.question_count(Split.TEST))
-    questions = open_envelope(run.directory.path, store.get_meta(SEALED_FACT) or "")
+    questions = open_envelope(run.directory.path, store.get_meta(SEALED) or "")
     prompts = [q.prompt for q in questions]
     with run.view.phase(run.directory, 0, "test", total=len(pending)) as advance, run.parts.open_worker() as worker:
         for row in map(store.candidate, pending):
-            program = MergeProgram(row.id, row.source or "", row.execution_seed)
-            outcome = worker.again(program, prompts, str(row.result_hash))
+            outcome = worker.again(program_of(row), prompts, str(row.result_hash))
             if outcome.completions is None:
                 raise StageError(
                     f"program {row.id} did not give its dev result on test ({outcome.status} {outcome.error or ''}); "

@@ -10,7 +10,6 @@ run that was stopped at any instant. Parts never see the loop; the loop is the o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.stats import AnswerRow
-from selfdev.store import CandidateRow, QuestionRow, Store, sample_row
+from selfdev.store import SEALED, CandidateRow, QuestionRow, Store, candidate_id, program_row, sample_row
 from selfdev.train import train
 from selfdev.types import PreferencePair, ScoredCandidate, Split
 from selfdev.wiring import Parts
@@ -78,7 +77,7 @@ def record_facts(run: Run) -> None:
             for i, q in enumerate(run.parts.envelope.questions)
         ]
     )
-    for key, value in (run.parts.facts | {"sealed test": run.parts.envelope.digest}).items():
+    for key, value in (run.parts.facts | {SEALED: run.parts.envelope.digest}).items():
         old = run.store.get_meta(key)
         if old is not None and old != value:
             raise StageError(f"{key} has changed since {run.directory.path} was begun; give another --run-dir")
@@ -103,7 +102,8 @@ def baseline_rows(run: Run) -> list[CandidateRow]:
     """Seed, sources and human-designed merges, recorded as candidates of iteration 0."""
     table = baselines.table(run.config.models.sources, extract_program(run.parts.prompt))
     run.store.add_candidates(
-        baseline_row(b, i, stream_seed(run.config.seed, "execute", 0, i)) for i, b in enumerate(table)
+        program_row(b.kind, b.name, 0, i, b.source, stream_seed(run.config.seed, "execute", 0, i))
+        for i, b in enumerate(table)
     )
     return run.store.candidates(0)
 
@@ -211,17 +211,3 @@ def best_baseline(store: Store) -> str:
     counts = store.final_counts()
     rows = [row for row in store.candidates(0) if row.kind != "seed" and row.duplicate_of is None]
     return max(rows, key=lambda row: (counts[row.id].correct, -row.index)).id
-
-
-def baseline_row(baseline: baselines.Baseline, index: int, execution_seed: int) -> CandidateRow:
-    """The row of one human-designed merge."""
-    return CandidateRow(
-        id=candidate_id(baseline.kind, 0, index, baseline.source), kind=baseline.kind, name=baseline.name, iteration=0,
-        index=index, checkpoint="", temperature=None, sample_seed=None, text=baseline.source, source=baseline.source,
-        tokens=0, nll=0.0, truncated=False, execution_seed=execution_seed,
-    )  # fmt: skip
-
-
-def candidate_id(kind: str, iteration: int, index: int, text: str) -> str:
-    """12 hex digits that name a program within a run."""
-    return hashlib.sha256(f"{kind}|{iteration}|{index}|{text}".encode()).hexdigest()[:12]

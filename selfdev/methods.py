@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rich import box
 from rich.table import Table
@@ -12,9 +11,8 @@ from selfdev.baselines.registry import METHODS, defaults, method, programs
 from selfdev.estimates import final_rows
 from selfdev.evaluation import Run, evaluate_listed
 from selfdev.generate import stream_seed
-from selfdev.loop import candidate_id
-from selfdev.stats import discordant, paired_interval
-from selfdev.store import CandidateRow, Store
+from selfdev.stats import paired_gain
+from selfdev.store import CandidateRow, Store, program_row
 
 KIND = "method"
 
@@ -37,12 +35,7 @@ def method_rows(run: Run, names: Sequence[str]) -> list[CandidateRow]:
             continue
         for number, source in enumerate(programs(name, defaults(name, sources))):
             index = places[name] + number
-            row = CandidateRow(
-                id=candidate_id(KIND, 0, index, source), kind=KIND, name=name, iteration=0, index=index, checkpoint="",
-                temperature=None, sample_seed=None, text=source, source=source, tokens=0, nll=0.0, truncated=False,
-                execution_seed=0,
-            )  # fmt: skip
-            rows.append(replace(row, execution_seed=stream_seed(run.config.seed, KIND, 0, index)))
+            rows.append(program_row(KIND, name, 0, index, source, stream_seed(run.config.seed, KIND, 0, index)))
     return rows
 
 
@@ -65,10 +58,9 @@ def methods_table(store: Store, names: Sequence[str]) -> Table:
         if answered is None:
             table.add_row(row.name, "-", "-", f"{row.status}: {(row.error or '')[:40]}", paper)
             continue
-        wins, losses, questions = discordant(answered, seed)
-        low, high = paired_interval(wins, losses, questions)
+        gain, low, high = paired_gain(answered, seed)
         table.add_row(
-            row.name, f"{sum(answered) / questions:.3f}", f"{(wins - losses) / questions:+.3f}",
+            row.name, f"{sum(answered) / len(answered):.3f}", f"{gain:+.3f}",
             f"{low:+.3f} to {high:+.3f}", paper,
         )  # fmt: skip
     return table

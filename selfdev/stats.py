@@ -114,6 +114,21 @@ def paired_interval(wins: int, losses: int, questions: int, confidence: float = 
     return low, high
 
 
+def paired_gain(first: AnswerRow, second: AnswerRow, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Accuracy of `first` minus that of `second` over the questions that both were asked, with `paired_interval`.
+
+    Returns:
+        (difference, low, high), within [-1, 1].
+
+    Raises:
+        ValueError: no common question, or rows of different length.
+    """
+    wins, losses, questions = discordant(first, second)
+    if questions == 0:
+        raise ValueError("no question that both were asked: need at least one")
+    return (wins - losses) / questions, *paired_interval(wins, losses, questions, confidence)
+
+
 def _tango(wins: int, losses: int, n: int, difference: float) -> float:
     """Tango's score statistic of a supposed true difference; it falls as the difference grows."""
     a = 2 * n

@@ -8,6 +8,7 @@ and `migration`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,9 @@ from selfdev.types import (
 )
 
 FILE_NAME = "store.sqlite"
+RACE_BLOCK = "race block"  # the fact that holds the questions per round of a race; absent: no races
+NOISE = "seed against itself"  # the fact that holds how many verdicts of the seed differed the second time
+SEALED = "sealed test"  # the fact that holds the digest of the sealed test questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,13 +333,18 @@ class Store:
             table.setdefault(r["candidate_id"], [None] * size)[place] = bool(r["correct"])
         return table
 
-    def evaluations(self, kind: str, iteration: int | None = None) -> int:
-        """Question-evaluations spent on dev by candidates of a kind, finals included."""
+    def seed_verdicts(self, block: int) -> list[bool]:
+        """The seed's verdicts on a block of dev questions, in their order; empty before it was scored."""
+        return [bool(v) for v in next(iter(self.verdicts(0, "seed", block).values()), [])]
+
+    def evaluations(self, kind: str, iteration: int | None = None, block: int | None = None) -> int:
+        """Question-evaluations spent on dev, or on one block of it, by candidates of a kind."""
         row = self._db.execute(
             """SELECT COUNT(*) FROM answer JOIN question ON question.id = question_id
                JOIN candidate ON candidate.id = candidate_id
-               WHERE split = 'dev' AND kind = :kind AND (:iteration IS NULL OR iteration = :iteration)""",
-            {"kind": kind, "iteration": iteration},
+               WHERE split = 'dev' AND kind = :kind AND (:iteration IS NULL OR iteration = :iteration)
+               AND (:block IS NULL OR block = :block)""",
+            {"kind": kind, "iteration": iteration, "block": block},
         ).fetchone()
         return int(row[0])
 
@@ -379,8 +388,8 @@ class Store:
     def scored(self, iteration: int | None = None, kind: str = "generated") -> list[ScoredCandidate]:
         """Candidates of a kind that have run, with their dev score if they have one, in the order they were drawn."""
         tallies, standings = self._tallies(), self.standings()
-        fixed = self._db.execute("SELECT MAX(block) FROM question").fetchone()[0] in (0, None)
-        racing = self.get_meta("race block") is not None
+        fixed = self._one_block
+        racing = self.get_meta(RACE_BLOCK) is not None
         result = []
         for row in self.candidates(iteration, kind):
             if row.status is None:  # drawn, not run yet
@@ -418,7 +427,7 @@ class Store:
                LEFT JOIN answer AS seed ON seed.question_id = answer.question_id AND seed.candidate_id =
                    (SELECT id FROM candidate WHERE kind = 'seed')
                WHERE split = 'dev' GROUP BY answer.candidate_id, block, held_out, turn < :opening""",
-            {"opening": int(self.get_meta("race block") or 0)},
+            {"opening": int(self.get_meta(RACE_BLOCK) or 0)},
         )
         table: dict[str, list[_Tally]] = {}
         for r in rows:
@@ -427,10 +436,14 @@ class Store:
         return table
 
     @property
+    def _one_block(self) -> bool:
+        """All iterations ask the same dev questions."""
+        return self._db.execute("SELECT MAX(block) FROM question").fetchone()[0] in (0, None)
+
+    @property
     def _finals_held_out(self) -> bool | None:
         """Where all iterations ask one block and race on it, baselines and best meet on its held-out part."""
-        fixed = self._db.execute("SELECT MAX(block) FROM question").fetchone()[0] in (0, None)
-        return True if fixed and self.get_meta("race block") is not None else None
+        return True if self._one_block and self.get_meta(RACE_BLOCK) is not None else None
 
     def final_counts(self) -> dict[str, Score]:
         """Counts on the questions on which baselines and the best candidates meet: block 0, or a part of it."""
@@ -645,6 +658,20 @@ def _candidate(row: sqlite3.Row) -> CandidateRow:
         operations=row["operations"], peak_bytes=row["peak_bytes"], result_hash=row["result_hash"],
         duplicate_of=row["duplicate_of"], fingerprint=row["fingerprint"], tags=tuple(row["tags"].split()),
         refused=row["refused"],
+    )  # fmt: skip
+
+
+def candidate_id(kind: str, iteration: int, index: int, text: str) -> str:
+    """12 hex digits that name a program within a run."""
+    return hashlib.sha256(f"{kind}|{iteration}|{index}|{text}".encode()).hexdigest()[:12]
+
+
+def program_row(kind: str, name: str, iteration: int, index: int, source: str, execution_seed: int) -> CandidateRow:
+    """The row of a program that no generator wrote: a baseline, a method, a control's."""
+    return CandidateRow(
+        id=candidate_id(kind, iteration, index, source), kind=kind, name=name, iteration=iteration, index=index,
+        checkpoint="", temperature=None, sample_seed=None, text=source, source=source, tokens=0, nll=0.0,
+        truncated=False, execution_seed=execution_seed,
     )  # fmt: skip
 
 

@@ -120,18 +120,21 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
 def dev_text(config: RunConfig, questions: int) -> str:
     """Which dev questions are asked."""
     blocks = "one block for all iterations" if config.blocks == 1 else f"{config.blocks} blocks, one per iteration"
-    held = round(config.race.held_out * questions)
+    from selfdev.evaluation import held_out_count
+
+    held = held_out_count(config, questions)
     race = f"; race with {held} of them held out" if config.race.enabled else ""
     return f"{questions} questions, {blocks}{race}"
 
 
 def power_text(config: RunConfig, expected: Forecast) -> str:
     """Which differences the chosen sizes find 4 times in 5, for merges that disagree on 10 or 30 % of the questions."""
+    from selfdev.evaluation import held_out_count
     from selfdev.power import resolvable_difference
 
     finals = expected.questions
     if config.race.enabled and config.blocks == 1:
-        finals = round(config.race.held_out * expected.questions)
+        finals = held_out_count(config, expected.questions)
     parts = []
     for name, size in (("dev", finals), ("test", expected.test_questions)):
         least = [resolvable_difference(size, share) for share in (0.1, 0.3)]

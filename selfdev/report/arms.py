@@ -15,7 +15,7 @@ from rich.text import Text
 from selfdev.estimates import final_rows
 from selfdev.pair import in_finals
 from selfdev.score import Score
-from selfdev.stats import discordant, paired_interval
+from selfdev.stats import paired_gain
 from selfdev.store import Store
 from selfdev.types import Split
 
@@ -67,8 +67,7 @@ def _gain(store: Store, kind: str, best: str) -> tuple[float, float, float] | No
     seed, rows = final_rows(store, kind)
     if best not in rows:
         return None
-    wins, losses, questions = discordant(rows[best], seed)
-    return ((wins - losses) / questions, *paired_interval(wins, losses, questions))
+    return paired_gain(rows[best], seed)
 
 
 def arms_table(store: Store) -> RenderableType:

@@ -18,7 +18,7 @@ from selfdev.pair import by_gain, in_finals
 from selfdev.report.arms import arms_table
 from selfdev.report.test import noise_floor, test_report
 from selfdev.score import Score
-from selfdev.stats import discordant, paired_interval
+from selfdev.stats import paired_gain
 from selfdev.store import CandidateRow, Store
 from selfdev.types import ExecutionStatus, ScoredCandidate, Split
 
@@ -100,7 +100,7 @@ def _race(store: Store, iteration: int, candidates: Sequence[ScoredCandidate]) -
     reasons = Counter(s.dropped for s in raced if s.dropped is not None)
     left = " · ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     block = 0 if store.question_count(Split.DEV, iteration) == 0 else iteration
-    spent = sum(row.count(True) + row.count(False) for row in store.verdicts(iteration, "generated", block).values())
+    spent = store.evaluations("generated", iteration, block)
     whole = len(raced) * store.question_count(Split.DEV, block)
     finalists = sum(s.finalist for s in raced)
     return Text(
@@ -201,9 +201,8 @@ def _gain_cells(row: Sequence[bool] | None, seed: Sequence[bool]) -> tuple[str, 
     """Gain over the seed and its paired interval."""
     if row is None or len(row) != len(seed) or not seed:
         return "", ""
-    wins, losses, questions = discordant(row, seed)
-    low, high = paired_interval(wins, losses, questions)
-    return f"{(wins - losses) / questions:+.3f}", f"{low:+.3f} to {high:+.3f}"
+    gain, low, high = paired_gain(row, seed)
+    return f"{gain:+.3f}", f"{low:+.3f} to {high:+.3f}"
 
 
 def _title(row: CandidateRow) -> str:

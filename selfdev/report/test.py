@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -13,7 +14,7 @@ from selfdev.estimates import final_gains
 from selfdev.power import Verdict, resolvable_difference, verdict
 from selfdev.shrink import FEWEST, Gain, shrunken_gains
 from selfdev.stats import discordant, holm, mcnemar, paired_interval
-from selfdev.store import CandidateRow, Store
+from selfdev.store import NOISE, CandidateRow, Store
 from selfdev.types import Split
 
 
@@ -65,8 +66,11 @@ def test_report(store: Store) -> RenderableType:
     tested = {role: i for role, i in roles.items() if i in counts}
     if not tested:
         return Text(f"test: sealed ({store.question_count(Split.TEST)} questions), {len(roles)} candidates registered")
-    parts: list[RenderableType] = [_scores(store, tested), *map(_sentence, comparisons(store))]
-    return Group(*parts, _named(store), _resolution(store), Text(noise_floor(store), style="dim"), _ledger(store))
+    found = comparisons(store)
+    parts: list[RenderableType] = [_scores(store, tested), *map(_sentence, found)]
+    return Group(
+        *parts, _named(store, found), _resolution(store, found), Text(noise_floor(store), style="dim"), _ledger(store)
+    )
 
 
 def title(store: Store, role: str, row: CandidateRow) -> str:
@@ -133,10 +137,10 @@ def _sentence(c: Comparison) -> Text:
     )
 
 
-def _named(store: Store) -> Text:
+def _named(store: Store, compared: Sequence[Comparison]) -> Text:
     """Whether there is a winner: only where the evidence says so."""
     best = store.winners().get("winner")
-    found = {c.against: c.verdict for c in comparisons(store) if c.candidate == best}
+    found = {c.against: c.verdict for c in compared if c.candidate == best}
     if found.get("seed") is not Verdict.BETTER:
         return Text(f"no winner: {best} is not resolvably better than the seed", style="bold")
     if "baseline" not in found:
@@ -146,10 +150,10 @@ def _named(store: Store) -> Text:
     return Text(f"{best} is better than the seed {word} the best human-designed merge", style="bold")
 
 
-def _resolution(store: Store) -> Text:
+def _resolution(store: Store, compared: Sequence[Comparison]) -> Text:
     """What so many test questions can tell apart, at the discordance that was seen."""
     lines = []
-    for c in comparisons(store)[:2]:
+    for c in compared[:2]:
         share = (c.wins + c.losses) / c.questions
         least = resolvable_difference(c.questions, share) if share else None
         found = "nothing" if least is None else f"{least:.3f} or more"
@@ -162,7 +166,7 @@ def _resolution(store: Store) -> Text:
 
 def noise_floor(store: Store) -> str:
     """How far the seed differs from itself: what stands beside every gain."""
-    differ = store.get_meta("seed against itself")
+    differ = store.get_meta(NOISE)
     if differ is None:
         return "the seed was not asked twice"
     return f"noise floor: asked again in other batches, the seed's verdict differed on {differ} questions"

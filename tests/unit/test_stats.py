@@ -16,6 +16,7 @@ from selfdev.stats import (
     log_e_better,
     mcnemar,
     paired_difference,
+    paired_gain,
     paired_interval,
     wilson_interval,
 )
@@ -42,6 +43,16 @@ def test_another_confidence_by_hand() -> None:
 
 def test_no_trials_say_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_a_paired_gain_counts_common_questions_only() -> None:
+    """Of four common questions two are won and one is lost: (2 - 1) / 4, with the interval of these counts."""
+    first = [True, True, False, True, None, True]
+    second = [False, False, True, True, True, None]
+    assert paired_gain(first, second) == (0.25, *paired_interval(2, 1, 4))
+    assert paired_gain(second, first)[0] == -0.25
+    with pytest.raises(ValueError, match="no question that both were asked"):
+        paired_gain([True, None], [None, True])
 
 
 @pytest.mark.parametrize(("successes", "total", "confidence"), [(-1, 3, 0.95), (4, 3, 0.95), (1, 3, 1.0), (1, 3, 0.0)])
