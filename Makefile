@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
-EXPORTS := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+# Tests in two processes, file by file in their order; the files with whole runs come first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+EXPORTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test test-slow test-vllm lint install install-vllm clean
 
@@ -12,10 +14,10 @@ demo: install
 	$(BIN)/selfdev test runs/demo
 
 test: install
-	$(EXPORTS) $(BIN)/python -m pytest
+	$(EXPORTS) $(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: install
-	$(EXPORTS) $(BIN)/python -m pytest -m "slow and not gpu"
+	$(EXPORTS) $(BIN)/python -m pytest -m "slow and not gpu" $(PARALLEL)
 
 test-vllm: install-vllm
 	$(EXPORTS) $(VLLM_VENV)/bin/python -m pytest -m vllm
