@@ -63,31 +63,6 @@ def discordant(first: AnswerRow, second: AnswerRow) -> tuple[int, int, int]:
     return sum(a and not b for a, b in both), sum(b and not a for a, b in both), len(both)
 
 
-def paired_difference(
-    first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Accuracy of `first` minus accuracy of `second` on the same questions, with its normal interval.
-
-    The variance is that of the paired differences: ((b + c) - (b - c)^2 / n) / n^2 for b questions that only the first
-    answers and c that only the second does (Agresti, Categorical Data Analysis, section 11.1). With few discordant
-    questions it is too narrow; `paired_interval` is not.
-
-    Returns:
-        (difference, low, high), within [-1, 1].
-
-    Raises:
-        ValueError: no questions, or not the same number.
-    """
-    n = len(first)
-    if n == 0 or n != len(second):
-        raise ValueError(f"{n} and {len(second)} answers: need the same number, at least one")
-    only_first, only_second, _ = discordant(first, second)
-    difference = (only_first - only_second) / n
-    variance = (only_first + only_second - (only_first - only_second) ** 2 / n) / n**2
-    reach = _quantile(confidence) * sqrt(variance)
-    return difference, max(-1.0, difference - reach), min(1.0, difference + reach)
-
-
 def paired_interval(wins: int, losses: int, questions: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a difference between paired proportions (Tango 1998, Statistics in Medicine 17:891).
 

@@ -15,7 +15,6 @@ from selfdev.stats import (
     holm,
     log_e_better,
     mcnemar,
-    paired_difference,
     paired_gain,
     paired_interval,
     wilson_interval,
@@ -71,24 +70,6 @@ def test_interval_holds_the_share_and_mirrors(total: int, data: st.DataObject) -
     assert (1 - mirrored[1], 1 - mirrored[0]) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
 
 
-def test_paired_difference_by_hand() -> None:
-    # of 100 questions 20 are answered by the first alone, 10 by the second alone: difference 0.1,
-    # variance (30 - 100 / 100) / 10000 = 0.0029, 1.96 * sqrt(0.0029) = 0.10555
-    first = [True] * 20 + [False] * 10 + [True] * 70
-    second = [False] * 20 + [True] * 10 + [True] * 70
-    difference, low, high = paired_difference(first, second)
-    assert difference == pytest.approx(0.1)
-    assert (low, high) == (pytest.approx(-0.00555, abs=1e-5), pytest.approx(0.20555, abs=1e-5))
-    assert paired_difference(second, first)[0] == pytest.approx(-0.1)
-    assert paired_difference([True, False], [True, False]) == (0.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize("lengths", [(0, 0), (1, 2)])
-def test_paired_difference_needs_the_same_questions(lengths: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="same number"):
-        paired_difference([True] * lengths[0], [True] * lengths[1])
-
-
 # -- paired tests and intervals ---------------------------------------------------------------------------------------
 
 
@@ -108,7 +89,6 @@ def test_score_interval_without_losses_by_hand() -> None:
     low, high = paired_interval(5, 0, 10)
     assert low == pytest.approx(1.158541 / 13.841459, abs=1e-6)
     assert high == pytest.approx(wilson_interval(5, 10)[1], abs=1e-9)
-    assert paired_difference([True] * 5 + [False] * 5, [False] * 10)[2] > high  # the normal one reaches too far
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200))
@@ -132,9 +112,8 @@ def test_score_interval_covers_where_the_normal_one_does_not() -> None:
             chance = comb(n, b) * comb(n - b, c) * p**b * q**c * (1 - p - q) ** (n - b - c)
             low, high = paired_interval(b, c, n)
             score += chance * (low <= p - q <= high)
-            first, second = [True] * b + [False] * (n - b), [False] * b + [True] * c + [False] * (n - b - c)
-            _, low, high = paired_difference(first, second)
-            normal += chance * (low <= p - q <= high)
+            reach = 1.96 * (b + c - (b - c) ** 2 / n) ** 0.5 / n  # the variance of the differences, no more
+            normal += chance * (abs((b - c) / n - (p - q)) <= reach)
     assert score > 0.94
     assert normal < 0.92
 
