@@ -19,9 +19,35 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from selfdev.errors import ModelError
+
 _ATTENTION = "selfdev_shared_prefix"
 # Those that hand keyword arguments down to an attention that is plain scaled dot products.
 _PLAIN_ATTENTION = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def pick_tokens(
+    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor, who: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample by inverse CDF: tokens (rows,) at this temperature, and -log pi(token) at temperature 1, in nats (rows,).
+
+    Args:
+        logits: (rows, vocabulary).
+        uniforms: (rows,) in [0, 1), float64.
+        who: for the error message.
+
+    Raises:
+        ModelError: probabilities that are not finite.
+    """
+    logits = logits.float()
+    cdf = torch.softmax(logits / temperature, dim=-1).cumsum(dim=-1, dtype=torch.float64)  # (rows, vocabulary)
+    total = cdf[:, -1]
+    if not bool(torch.isfinite(total).all()):
+        raise ModelError(f"{who} gives non-finite probabilities; its adapter diverged: train it more gently")
+    # The first token whose cumulated probability exceeds the uniform; one of probability zero is never it.
+    tokens = torch.searchsorted(cdf, (uniforms * total)[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    nll = -torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
+    return tokens, nll
 
 
 def roomy_cache(cache: Cache, rows: int, tokens: int) -> Cache:

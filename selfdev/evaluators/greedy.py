@@ -2,7 +2,8 @@
 
 A loop of our own in place of `model.generate`, because the dev prompts of a search call for three things that it does
 not do: the few-shot prefix that all prompts share is computed once, rows that have ended leave the batch, and stop
-strings are looked for only after tokens that can end one. Left out: sampling, penalties and beams.
+strings are looked for only after tokens that can end one. Sampling: `selfdev.selfimprove.sampler`, by the two methods
+`_branch` and `_choose`. Left out: penalties and beams.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Workload:
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """One prompt being answered."""
 
     index: int  # position among the caller's prompts
@@ -94,7 +95,7 @@ class GreedyDecoder:
             return [], []
         encoded = self._encode(prompts)
         shared = self._shared_tokens(encoded)
-        rows = [_Row(index, ids[shared:]) for index, ids in enumerate(encoded)]
+        rows = [Row(index, ids[shared:]) for index, ids in enumerate(encoded)]
         prefix = self._prefix_cache(encoded[0][:shared]) if shared else None
         by_length = sorted(rows, key=lambda row: (-len(row.prompt), row.index))
         for start in range(0, len(rows), self._batch_size):
@@ -149,7 +150,7 @@ class GreedyDecoder:
         self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def _decode(self, rows: list[_Row], prefix: DynamicCache | None, shared: int) -> None:
+    def _decode(self, rows: Sequence[Row], prefix: DynamicCache | None, shared: int) -> None:
         """Generate until every row has ended or has used up its tokens."""
         device = self._model.device
         self._ticks.clear()
@@ -168,7 +169,9 @@ class GreedyDecoder:
                 logits_to_keep=1,
                 **extra,
             ).logits[:, -1]  # (rows, vocabulary)
-            chosen = logits.argmax(dim=-1)  # (rows,)
+            if step == 0:
+                logits, mask, positions, active = self._branch(cache, logits, mask, positions, rows)
+            chosen = self._choose(logits, active)  # (rows,)
             for row, token in zip(active, chosen.tolist(), strict=True):
                 self._append(row, token)
             self._ticks.append(time.perf_counter())
@@ -184,6 +187,16 @@ class GreedyDecoder:
             ids = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
 
+    def _branch(
+        self, cache: Cache, logits: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, rows: Sequence[Row]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[Row]]:
+        """Once the prompts are computed: what goes on from them. Here each row by itself."""
+        return logits, mask, positions, rows
+
+    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+        """The next token of each row, (rows,), from logits (rows, vocabulary)."""
+        return logits.argmax(dim=-1)
+
     def _row_cache(self, prefix: DynamicCache | None, rows: int, width: int) -> tuple[Cache, dict[str, Any]]:
         """Where the keys and values of a batch go, and what else the model must be given for it."""
         own = width + self._max_new_tokens - 1  # the model is not asked about the last token
@@ -193,14 +206,14 @@ class GreedyDecoder:
             return cache, {"shared_prefix": cache}
         return roomy_cache(prefix, rows, prefix.get_seq_length() + own), {}
 
-    def _left_pad(self, rows: list[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _left_pad(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(row.prompt) for row in rows)
         pad = self._tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows])
         mask = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
         return ids.to(self._model.device), mask.to(self._model.device)
 
-    def _append(self, row: _Row, token: int) -> None:
+    def _append(self, row: Row, token: int) -> None:
         if row.ended:
             return
         row.tokens.append(token)
@@ -208,12 +221,12 @@ class GreedyDecoder:
             self._stops.may_end(token) and self._stops.cut(self._text(row)) is not None
         )
 
-    def _text(self, row: _Row) -> str:
+    def _text(self, row: Row) -> str:
         text = self._tokenizer.decode(row.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
-    def _completion(self, row: _Row) -> Completion:
+    def _completion(self, row: Row) -> Completion:
         text = self._text(row)
         cut = self._stops.cut(text)
         return Completion(text if cut is None else cut, len(row.tokens), truncated=not row.ended)
