@@ -1,7 +1,9 @@
-"""Looks at a LoRA adapter directory before an engine gets it: engines take what fits and are silent about the rest."""
+"""LoRA adapter directories: looked at before an engine gets one (engines take what fits and are silent about the rest),
+and put on a model of transformers."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,29 @@ from selfdev.models import parameter_groups
 
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_ADAPTER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserWarning)
+
+
+def attach(base: Any, ref: str, adapter: Path) -> Any:
+    """The model of `ref` with this PEFT adapter directory around it, for inference.
+
+    Raises:
+        ModelError: the adapter does not fit; the base model may be half wrapped.
+    """
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            # A file that lacks some of the adapter's tensors is only warned about by peft.
+            warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+            # peft 0.21 reads an attribute that transformers 5.23 has renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            return PeftModel.from_pretrained(base, str(adapter), local_files_only=True).eval()
+    except _ADAPTER_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"adapter {adapter} does not fit {ref!r} ({reason}); give a LoRA directory trained on this model"
+        ) from error
 
 
 def adapter_rank(ref: str, adapter: Path) -> int:

@@ -11,7 +11,6 @@ Left out: top-k and top-p (the paper samples from the whole distribution), sever
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -20,16 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from selfdev.decoding import roomy_cache
+from selfdev.decoding import pick_tokens, roomy_cache
 from selfdev.errors import ModelError
+from selfdev.generators.adapters import attach
 from selfdev.generators.texts import Ending, check_sizes, check_temperature, encode_prompt, make_sample
 from selfdev.models import load_causal_lm
 from selfdev.types import Sample, SampleRequest
 
 _COMPACT_BELOW = 0.75  # share of rows still writing at which the finished ones are taken out of the batch
-_ADAPTER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserWarning)
 
 
 class TransformersGenerator:
@@ -104,21 +102,11 @@ class TransformersGenerator:
             torch.cuda.empty_cache()
 
     def _attach(self, adapter: Path) -> None:
-        from peft import PeftModel
-
         try:
-            with warnings.catch_warnings():
-                # A file that lacks some of the adapter's tensors is only warned about by peft.
-                warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
-                # peft 0.21 reads an attribute that transformers 5.23 has renamed
-                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-                self._adapted = PeftModel.from_pretrained(self._base, str(adapter), local_files_only=True).eval()
-        except _ADAPTER_ERRORS as error:
+            self._adapted = attach(self._base, self._ref, adapter)
+        except ModelError:
             self.close()  # the base model may be half wrapped
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"adapter {adapter} does not fit {self._ref!r} ({reason}); give a LoRA directory trained on this model"
-            ) from error
+            raise
 
     def _encode(self, prompt: str) -> list[int]:
         context = getattr(self._base.config, "max_position_embeddings", None)
@@ -138,7 +126,7 @@ class TransformersGenerator:
         active = rows
         for step in range(self._max_new_tokens):
             uniforms = torch.tensor([row.uniforms[step] for row in active], dtype=torch.float64, device=self._device)
-            tokens, nll = _pick(logits, temperature, uniforms, self._ref)
+            tokens, nll = pick_tokens(logits, temperature, uniforms, f"generator {self._ref!r}")
             for row, token, cost in zip(active, tokens.tolist(), nll.tolist(), strict=True):
                 if not row.done:
                     row.tokens.append(token)
@@ -171,23 +159,6 @@ class _Row:
 
     def __post_init__(self) -> None:
         self.uniforms = np.random.Generator(np.random.Philox(key=self.request.seed)).random(self.limit)
-
-
-def _pick(
-    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor, ref: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (rows,) at this temperature, and -log pi(token) at temperature 1, in nats (rows,)."""
-    logits = logits.float()
-    cdf = torch.softmax(logits / temperature, dim=-1).cumsum(dim=-1, dtype=torch.float64)  # (rows, vocabulary)
-    total = cdf[:, -1]
-    if not bool(torch.isfinite(total).all()):
-        raise ModelError(
-            f"generator {ref!r} gives non-finite probabilities; its adapter diverged: train it more gently"
-        )
-    # The first token whose cumulated probability exceeds the uniform; one of probability zero is never it.
-    tokens = torch.searchsorted(cdf, (uniforms * total)[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
-    nll = -torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
-    return tokens, nll
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

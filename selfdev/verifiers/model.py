@@ -1,0 +1,92 @@
+"""Verifiers that ask a language model: True or False, a grade, or what DPO has taught it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log1p
+
+from selfdev.prompting import render_prompt
+from selfdev.verifiers.base import Judgement, Response
+from selfdev.verifiers.scorer import TransformersScorer
+
+TRUE_FALSE = "verifier/true_false.md.jinja"
+QUALITY = "verifier/quality.md.jinja"
+SCALES = {"A-E": tuple("EDCBA"), "1-10": tuple(str(grade) for grade in range(1, 11))}  # worst grade first
+
+
+class TrueFalse:
+    """P(True) / (P(True) + P(False)) of the next token behind a question about the sample (arXiv 2507.00075, TF)."""
+
+    name = "true-false"
+
+    def __init__(self, scorer: TransformersScorer, task: str) -> None:
+        """`task` is the prompt that the samples answer."""
+        self._scorer = scorer
+        self._task = task
+
+    def score(self, responses: Sequence[Response]) -> list[Judgement]:
+        """One judgement per response, in order.
+
+        Raises:
+            UsageError: the tokenizer cannot tell True from False by their first token, or a prompt is too long.
+        """
+        prompts = [render_prompt(TRUE_FALSE, task=self._task, answer=r.text) for r in responses]
+        return [Judgement(true) for true, _ in self._scorer.next_token(prompts, ("True", "False"))]
+
+
+class Quality:
+    """Expected grade of the next token behind a question about the sample, scaled to [0, 1] (arXiv 2507.00075, QE)."""
+
+    name = "quality"
+
+    def __init__(self, scorer: TransformersScorer, task: str, scale: str = "A-E") -> None:
+        """`scale` is one of `SCALES`."""
+        self._scorer = scorer
+        self._task = task
+        self._grades = SCALES[scale]
+
+    def score(self, responses: Sequence[Response]) -> list[Judgement]:
+        """One judgement per response, in order.
+
+        Raises:
+            UsageError: the tokenizer cannot tell the grades apart by their first token, or a prompt is too long.
+        """
+        prompts = [render_prompt(QUALITY, task=self._task, answer=r.text, grades=self._grades) for r in responses]
+        top = len(self._grades) - 1
+        shares = self._scorer.next_token(prompts, self._grades)
+        return [Judgement(min(1.0, sum(p * i for i, p in enumerate(row)) / top)) for row in shares]
+
+
+class ImplicitReward:
+    """sigmoid(beta (log pi(y|x) - log pi_ref(y|x))): the reward that DPO has made pi optimal for (arXiv 2305.18290).
+
+    pi is the adapter that wrote the samples, because a verifier of self-improvement is the model itself: the adapter
+    of the next iteration has been trained on the scores of these very samples. pi_ref is the base model: each
+    iteration's DPO has the adapter before it as reference, and the rewards of all of them add up to the log ratio to
+    the base. 1/2 is a reward of 0.
+    """
+
+    name = "implicit-reward"
+
+    def __init__(self, scorer: TransformersScorer, task: str, beta: float) -> None:
+        """The scorer has pi's adapter loaded; `beta` is DPO's."""
+        self._scorer = scorer
+        self._task = task
+        self._beta = beta
+
+    def score(self, responses: Sequence[Response]) -> list[Judgement]:
+        """One judgement per response, in order.
+
+        Raises:
+            UsageError: a sample does not fit into the model's positions.
+        """
+        texts = [r.text for r in responses]
+        own = self._scorer.nll(self._task, texts)
+        reference = self._scorer.nll(self._task, texts, base=True)
+        return [
+            Judgement(_sigmoid(self._beta * (b - a)), a, b) for a, b in zip(own, reference, strict=True)
+        ]  # fmt: skip
+
+
+def _sigmoid(x: float) -> float:
+    return exp(-log1p(exp(-x))) if x >= 0 else exp(x - log1p(exp(x)))

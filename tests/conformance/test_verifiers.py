@@ -1,0 +1,168 @@
+"""What every verifier must do, asked of all of them; then numbers worked by hand and by plain forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import exp, log
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from selfdev.errors import UsageError
+from selfdev.prompting import render_prompt
+from selfdev.verifiers.base import Response, Verifier
+from selfdev.verifiers.model import QUALITY, TRUE_FALSE, ImplicitReward, Quality, TrueFalse
+from selfdev.verifiers.recorded import Likelihood, Majority
+from selfdev.verifiers.scorer import TransformersScorer
+from selfdev.verifiers.scripted import ScriptedVerifier
+from tests.conformance.test_generators import _save_adapter
+from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
+
+TASK = "Write a merge function:\n"
+TEXTS = ("return a\n", "return the mean of all of them\n", "", "x", "return a + b\n", "no")
+RESPONSES = [Response(t, len(t) + 1, 0.7 * len(t), answer) for t, answer in zip(TEXTS, "abacac", strict=True)]
+KINDS = ("scripted", "likelihood", "majority", "true-false", "quality", "implicit-reward")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("judge"), tiny_llama(std=0.2))
+
+
+@pytest.fixture(scope="module")
+def scorer(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TransformersScorer:
+    made = TransformersScorer(str(model_dir), "cpu", batch_size=4)
+    made.load(_save_adapter(model_dir, tmp_path_factory.mktemp("adapter"), scale=0.5))
+    return made
+
+
+@pytest.fixture(scope="module")
+def verifiers(scorer: TransformersScorer) -> dict[str, Verifier]:
+    made: list[Verifier] = [
+        ScriptedVerifier("scripted", lambda text: len(text) / 100), Likelihood(), Majority(), TrueFalse(scorer, TASK),
+        Quality(scorer, TASK), ImplicitReward(scorer, TASK, beta=0.5),
+    ]  # fmt: skip
+    return {verifier.name: verifier for verifier in made}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_score_in_0_to_1_per_response_in_order(kind: str, verifiers: dict[str, Verifier]) -> None:
+    verifier = verifiers[kind]
+    assert verifier.name == kind
+    scores = [j.score for j in verifier.score(RESPONSES)]
+    assert len(scores) == len(RESPONSES)
+    assert all(0 <= s <= 1 for s in scores)
+    assert len(set(scores)) > 1
+    backwards = [j.score for j in verifier.score(RESPONSES[::-1])]
+    assert backwards[::-1] == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "majority"])
+def test_a_score_does_not_depend_on_the_others(kind: str, verifiers: dict[str, Verifier]) -> None:
+    together = [j.score for j in verifiers[kind].score(RESPONSES)]
+    alone = [verifiers[kind].score([response])[0].score for response in RESPONSES]
+    assert alone == pytest.approx(together, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_to_score(kind: str, verifiers: dict[str, Verifier]) -> None:
+    assert verifiers[kind].score([]) == []
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_by_hand() -> None:
+    # 3 nats over 4 tokens: e^-0.75
+    [judged] = Likelihood().score([Response("text", 4, 3.0)])
+    assert judged.score == pytest.approx(0.4723665527)
+    assert judged.nll == 3.0
+
+
+def test_majority_by_hand() -> None:
+    answers = ["7", "7", None, "3", "7"]
+    assert [j.score for j in Majority().score([Response("", 1, 1.0, a) for a in answers])] == [0.6, 0.6, 0, 0.2, 0.6]
+
+
+def plain_nll(model: torch.nn.Module, prompt: str, text: str) -> float:
+    """The log-likelihood by one forward pass over everything, without a cache, a batch or padding."""
+    tokenizer = tiny_tokenizer()
+    first, rest = tokenizer(prompt)["input_ids"], tokenizer(text)["input_ids"]
+    if not rest:
+        return 0.0
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([first + rest])).logits[0]
+    logs = torch.log_softmax(logits[len(first) - 1 : -1].double(), -1)
+    return -float(logs.gather(1, torch.tensor(rest)[:, None]).sum())
+
+
+def test_likelihoods_are_those_of_a_plain_forward_pass(scorer: TransformersScorer, model_dir: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(model_dir)
+    expected = [plain_nll(base, TASK, text) for text in TEXTS]
+    assert scorer.nll(TASK, TEXTS, base=True) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    own = scorer.nll(TASK, TEXTS)
+    assert own == pytest.approx([plain_nll(scorer._model, TASK, text) for text in TEXTS], rel=1e-4, abs=1e-6)
+    assert own[0] != pytest.approx(expected[0], rel=1e-2)  # the adapter is on
+
+
+def test_an_implicit_reward_is_the_log_ratio(scorer: TransformersScorer, verifiers: dict[str, Verifier]) -> None:
+    for text, judged in zip(TEXTS, verifiers["implicit-reward"].score(RESPONSES), strict=True):
+        assert judged.nll is not None
+        assert judged.reference_nll is not None
+        reward = 0.5 * (judged.reference_nll - judged.nll)
+        assert log(judged.score) - log(1 - judged.score) == pytest.approx(reward, abs=1e-6)
+        assert (judged.score == 0.5) == (text == "")
+
+
+def test_without_an_adapter_there_is_no_implicit_reward(model_dir: Path) -> None:
+    scorer = TransformersScorer(str(model_dir), "cpu", batch_size=4)
+    scorer.load(None)
+    assert {j.score for j in ImplicitReward(scorer, TASK, 1.0).score(RESPONSES)} == {0.5}
+
+
+def next_logs(scorer: TransformersScorer, prompt: str) -> torch.Tensor:
+    with torch.inference_mode():
+        ids = torch.tensor([tiny_tokenizer()(prompt)["input_ids"]])
+        return torch.log_softmax(scorer._model(input_ids=ids).logits[0, -1].double(), -1)
+
+
+def test_true_false_is_the_share_of_the_next_token(scorer: TransformersScorer, verifiers: dict[str, Verifier]) -> None:
+    # one token is one byte: " True" and " False" begin with the same space, so that only T and F tell them apart
+    for response, judged in zip(RESPONSES, verifiers["true-false"].score(RESPONSES), strict=True):
+        logs = next_logs(scorer, render_prompt(TRUE_FALSE, task=TASK, answer=response.text))
+        true, false = (exp(float(logs[tiny_tokenizer()(mark)["input_ids"][0]])) for mark in "TF")
+        assert judged.score == pytest.approx(true / (true + false), abs=1e-5)
+
+
+def test_quality_is_the_expected_grade(scorer: TransformersScorer, verifiers: dict[str, Verifier]) -> None:
+    [judged] = verifiers["quality"].score(RESPONSES[:1])
+    logs = next_logs(scorer, render_prompt(QUALITY, task=TASK, answer=TEXTS[0], grades=tuple("EDCBA")))
+    shares = torch.tensor([exp(float(logs[tiny_tokenizer()(mark)["input_ids"][0]])) for mark in "EDCBA"])
+    expected = float((shares / shares.sum() * torch.tensor([0, 0.25, 0.5, 0.75, 1])).sum())
+    assert judged.score == pytest.approx(expected, abs=1e-5)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda s: Quality(s, TASK, "1-10"), r"does not tell 1, 2, .*, 10 apart by their first token; give another"),
+        (lambda s: ImplicitReward(s, TASK * 300, 1.0), "exceeds the 4096 positions"),
+        (lambda s: TrueFalse(s, TASK * 300), "exceeds the 4096 positions"),
+        (lambda s: ImplicitReward(s, "", 1.0), "the prompt is empty"),
+    ],
+)
+def test_refusals(make: Callable[[TransformersScorer], Verifier], words: str, scorer: TransformersScorer) -> None:
+    with pytest.raises(UsageError, match=words):
+        make(scorer).score(RESPONSES)
+
+
+def test_no_chat_template(model_dir: Path) -> None:
+    scorer = TransformersScorer(str(model_dir), "cpu", batch_size=4, chat_template=True)
+    scorer.load(None)
+    with pytest.raises(UsageError, match="no chat template"):
+        TrueFalse(scorer, TASK).score(RESPONSES)
