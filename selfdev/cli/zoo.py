@@ -15,7 +15,7 @@ from selfdev.errors import UsageError
 
 app = typer.Typer(help="The embedded models and how they are built.", no_args_is_help=True, rich_markup_mode=None)
 
-PARTS = ("solvers", "generator")
+PARTS = ("solvers", "second-solvers", "generator")
 
 
 @app.command("list")
@@ -34,7 +34,9 @@ def list_models() -> None:
 @app.command("build")
 def build(
     out: Annotated[Path, typer.Option("--out", help="Where the model directories are written.")],
-    only: Annotated[str | None, typer.Option("--only", help="solvers or generator; default both.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="solvers, second-solvers or generator; default all.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of data and weights; the shipped ones use 0.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the long training starts.")] = False,
 ) -> None:
@@ -46,13 +48,23 @@ def build(
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}; give another --out") from None
     console = Console()
-    console.print("trains on one CPU core: about 10 minutes for the solvers, 60 to 80 for the generator")
+    console.print(
+        "trains on one CPU core: about 10 minutes for the solvers, 4 for their second set, 60 to 80 for the generator"
+    )
     if not yes:
         typer.confirm("start?", abort=True)
     if only in (None, "solvers"):
         from selfdev.zoo.solver import build_solvers
 
         build_solvers(out, seed=seed, progress=console.print)
+    if only in (None, "second-solvers"):
+        from selfdev.models import resolve
+        from selfdev.zoo.solver import SEED_NAME
+        from selfdev.zoo.solver_second import build_second
+
+        built = out / SEED_NAME
+        root = built if built.is_dir() else Path(resolve(f"zoo:{SEED_NAME}"))
+        build_second(root, out, seed=seed, progress=console.print)
     if only in (None, "generator"):
         from selfdev.zoo.generator import build_generator
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -249,6 +250,11 @@ def _figures_table(figures: Mapping[str, object]) -> str:
     rows["best of Task Arithmetic's 27 points"] = merges["task_arithmetic_grid"]["test_of_best"]
     rows[f"best of {RANDOM_COEFFICIENTS} random coefficients"] = merges["random_coefficients"]["test_of_best"]
     rows[f"best of {merges['smart_rules']['members']} smarter rules"] = merges["smart_rules"]["test_of_best"]
+    return table_of(rows)
+
+
+def table_of(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of test figures: one line per model or merge."""
     lines = [f"| model | test % (95 %) | {' | '.join(SKILLS)} |", "|---|---|" + "---|" * len(SKILLS)]
     for name, entry in rows.items():
         low, high = entry["interval_95"]
@@ -320,12 +326,7 @@ def build_solvers(out: Path, seed: int = 0, progress: Progress = lambda _: None)
         "parameters": parameters,
         **measured,
         "training": training,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        "versions": versions(),
         "seconds": round(time.monotonic() - started, 1),
     }
     stages = {SEED_NAME: SEED_STAGE, **{sibling_name(skill): sibling_stage(skill) for skill in SKILLS}}
@@ -333,6 +334,16 @@ def build_solvers(out: Path, seed: int = 0, progress: Progress = lambda _: None)
         _write_model(out / name, model, tokenizer, _readme(name, stages[name], parameters, figures))
     _write_figures(out / FIGURES_FILE, figures)
     return figures
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bits."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
 
 
 def _write_figures(path: Path, figures: Figures) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 import selfdev.zoo
 from selfdev.tasks.arithmetic import SKILLS, prompt, questions
-from selfdev.zoo import solver, solver_rules
+from selfdev.zoo import solver, solver_rules, solver_second
 from selfdev.zoo.solver_measure import MergeBench, Tally, answer, measure, wilson
 from selfdev.zoo.solver_train import IGNORED, Stage, _Batches, completion_loss, encode_batch, train
 
@@ -55,6 +55,23 @@ def test_every_sibling_beats_the_seed_on_its_own_skill(
         seed = measure(family[solver.SEED_NAME], tokenizer, own).correct[skill]
         sibling = measure(family[solver.sibling_name(skill)], tokenizer, own).correct[skill]
         assert sibling >= seed + 12, f"{skill}: sibling {sibling}, seed {seed} of {len(own)}"
+
+
+def test_the_second_set_fits_the_seed_and_beats_it_on_its_two_skills(tokenizer: PreTrainedTokenizerFast) -> None:
+    seed = AutoModelForCausalLM.from_pretrained(MODELS / solver.SEED_NAME)
+    problems = questions("test", 60, seed=12)
+    before = measure(seed.eval(), tokenizer, problems).correct
+    for pair in solver_second.PAIRS:
+        path = MODELS / solver_second.pair_name(pair)
+        stored = AutoModelForCausalLM.from_pretrained(path)
+        assert {v.dtype for v in stored.parameters()} == {torch.float16}
+        shapes = {k: v.shape for k, v in stored.state_dict().items()}
+        assert shapes == {k: v.shape for k, v in seed.state_dict().items()}
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            assert (path / file).read_bytes() == (MODELS / solver.SEED_NAME / file).read_bytes()
+        correct = measure(stored.float().eval(), tokenizer, problems).correct
+        assert sum(correct[skill] - before[skill] for skill in pair) >= 6, (pair, correct, before)
+        assert f"# {path.name}\n" in (path / "README.md").read_text()
 
 
 def test_recorded_figures_meet_the_aims() -> None:
