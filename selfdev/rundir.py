@@ -51,7 +51,7 @@ class RunDirectory:
             check_run_directory(path, config)
             self._made = [p for p in (path, *path.parents) if not p.exists()]  # deepest first
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _take_lock(path / LOCK_NAME)
+            self._lock = take_lock(path / LOCK_NAME)
             check_run_directory(path, config)  # again: another process may have been faster
 
     def __enter__(self) -> RunDirectory:
@@ -196,7 +196,12 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
-def _take_lock(path: Path) -> IO[str]:
+def take_lock(path: Path, option: str = "--run-dir") -> IO[str]:
+    """Lock a file until it is closed or this process ends, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +210,7 @@ def _take_lock(path: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise RunError(
-            f"another selfdev process (pid {holder}) is working on {path.parent}; wait for it or give another --run-dir"
+            f"another selfdev process (pid {holder}) is working on {path.parent}; wait for it or give another {option}"
         ) from None
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -12,7 +12,22 @@ import typer
 from typer.exceptions import TyperException
 
 from selfdev import __version__
-from selfdev.cli import apply, config, control, doctor, evaluate, export, gap, grade, plan, run, show, test, zoo
+from selfdev.cli import (
+    apply,
+    config,
+    control,
+    doctor,
+    evaluate,
+    export,
+    gap,
+    grade,
+    plan,
+    run,
+    selfimprove,
+    show,
+    test,
+    zoo,
+)
 from selfdev.errors import SelfdevError
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -34,6 +49,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("grade")(grade.grade)
 app.command("apply", cls=apply.Command)(apply.apply)
 app.command("export")(export.export)
+app.command("selfimprove")(selfimprove.selfimprove)
 app.add_typer(gap.app, name="gap")
 app.add_typer(zoo.app, name="zoo")
 

@@ -19,8 +19,8 @@ _PREFIX = "base_model.model."
 _ADAPTER_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, UserWarning)
 
 
-def attach(base: Any, ref: str, adapter: Path) -> Any:
-    """The model of `ref` with this PEFT adapter directory around it, for inference.
+def attach(base: Any, ref: str, adapter: Path, trainable: bool = False) -> Any:
+    """The model of `ref` with this PEFT adapter directory around it, for inference or to train the adapter on.
 
     Raises:
         ModelError: the adapter does not fit; the base model may be half wrapped.
@@ -33,7 +33,8 @@ def attach(base: Any, ref: str, adapter: Path) -> Any:
             warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
             # peft 0.21 reads an attribute that transformers 5.23 has renamed
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            return PeftModel.from_pretrained(base, str(adapter), local_files_only=True).eval()
+            adapted = PeftModel.from_pretrained(base, str(adapter), is_trainable=trainable, local_files_only=True)
+            return adapted if trainable else adapted.eval()
     except _ADAPTER_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

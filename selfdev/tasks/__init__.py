@@ -73,6 +73,21 @@ def load_questions(config: TaskConfig, limit: int, seed: int) -> Task:
     return make_questions(benchmark, config, limit, _grader(benchmark.graders[0]))
 
 
+def ask(config: TaskConfig, question: str) -> str:
+    """The prompt of one more question of a task, worked problems in front included; protocol "search" only.
+
+    Raises:
+        UsageError: settings that the task does not have.
+        DataError: the worked problems cannot be read.
+    """
+    if config.name == "arithmetic":
+        from selfdev.tasks.gsm8k import LAYOUT
+
+        return LAYOUT.ask(question)
+    benchmark = _benchmark(config)
+    return benchmark.layout.prefix(benchmark.shots) + benchmark.layout.ask(question)
+
+
 def _check(config: TaskConfig) -> None:
     for name in _REFUSED[config.name]:
         given = getattr(config, name)
