@@ -22,6 +22,7 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 SectionT = TypeVar("SectionT", bound="Section")
 ModelRef = Annotated[str, StringConstraints(min_length=1)]
+VerifierName = Literal["likelihood", "true-false", "quality", "implicit-reward", "majority"]
 
 
 class Section(BaseModel):
@@ -157,6 +158,15 @@ class GapConfig(Section):
     """Solver-verifier gap (arXiv 2507.00075 section 3)."""
 
     n: PositiveInt = 16  # samples the verifier selects from
+    # What scores the samples; see `selfdev.verifiers.base`. The first one's curve is what stop advice looks at.
+    verifiers: Annotated[tuple[VerifierName, ...], Field(min_length=1)] = ("likelihood", "implicit-reward")
+    threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5  # scores below are dropped before the selection for U_v
+    model: ModelRef | None = None  # of true-false and quality; None: the generator as it wrote the samples
+    chat_template: bool = False  # of true-false and quality: ask as a user message
+    grades: Literal["A-E", "1-10"] = "A-E"  # of quality; a tokenizer may not tell 1 and 10 apart
+    resamples: Annotated[int, Field(ge=100)] = 2000  # of the bootstrap
+    confidence: Share = 0.95  # of every interval
+    stop_when_converged: bool = False  # end after an iteration when the fitted curve, or the alarm, advises to stop
 
 
 class RunConfig(Section):

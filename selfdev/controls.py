@@ -65,10 +65,10 @@ def control(run: Run, arm: str, repeat: int = 0) -> str:
     """
     if arm not in ARMS:
         raise UsageError(f"there is no control {arm!r}; there are: {', '.join(ARMS)}")
-    if len(run.store.iterations()) < run.config.iterations or not run.store.winners():
+    if len(run.store.iterations()) < run.iterations or not run.store.winners():
         raise RunError(f"{run.directory.path} has not ended; `selfdev run` with its configuration goes on with it")
     kind = arm if repeat == 0 else f"{arm} {repeat + 1}"
-    for iteration in range(1, run.config.iterations + 1):
+    for iteration in range(1, run.iterations + 1):
         budget = budget_of(run, iteration)
         if arm in OPTIMISERS:
             _optimise(run, iteration, kind, arm, budget)

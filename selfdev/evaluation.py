@@ -41,6 +41,11 @@ class Run:
         """The run's store; the coordinator is its only writer."""
         return self.directory.store
 
+    @property
+    def iterations(self) -> int:
+        """Iterations of this run: as configured, or as many as there were when it ended early."""
+        return self.store.stopped_after() or self.config.iterations
+
     def block_of(self, iteration: int) -> tuple[Question, ...]:
         """The dev questions of an iteration; 0 is the baselines'."""
         return self.parts.task.block(self.config.block_of(iteration))
@@ -281,7 +286,7 @@ def finalists(run: Run, kind: str = "generated") -> list[CandidateRow]:
     Who has answered keeps its place, though it may have been refused since: a second start calls in nobody else.
     """
     found = []
-    for iteration in range(1, run.config.iterations + 1):
+    for iteration in range(1, run.iterations + 1):
         rows = {row.id: row for row in run.store.candidates(iteration, kind)}
         done = run.store.verdicts(iteration, kind, 0)
         best = [c for c in ranked(run.store.scored(iteration, kind)) if c.score is not None and c.id not in done]

@@ -3,7 +3,8 @@ run that was stopped at any instant. Parts never see the loop; the loop is the o
 
     the test questions are sealed
     baselines on dev
-    for each iteration:  sample -> run and score on dev (a race) -> pair -> train the generator -> measure the gap
+    for each iteration:  sample -> run and score on dev (a race) -> pair -> train the generator -> judge the samples,
+                         measure the gap; where it has converged and the run may end early, it does
     the best of all iterations beside the baselines, on questions that they have not met
     the one winner is registered, for `selfdev test`
 """
@@ -18,7 +19,6 @@ from selfdev import baselines
 from selfdev.config import PairConfig, RunConfig
 from selfdev.errors import StageError
 from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
-from selfdev.gap import track_gap
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
 from selfdev.pair import in_finals, inverted_share, pair
 from selfdev.prompting import text_hash
@@ -29,6 +29,7 @@ from selfdev.stats import AnswerRow
 from selfdev.store import SEALED, CandidateRow, QuestionRow, Store, candidate_id, program_row, sample_row
 from selfdev.train import train
 from selfdev.types import PreferencePair, ScoredCandidate, Split
+from selfdev.verify import decide_stop, track_gap
 from selfdev.wiring import Parts
 
 
@@ -46,9 +47,11 @@ def run(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView)
             run_iteration(run, iteration)
         write_iteration_files(directory.path, run.store, iteration, parts.prompt)
         view.iteration(run.store, iteration)
+        if decide_stop(run, iteration):
+            break
     run_finals(run)
     register_winner(run)
-    for iteration in range(1, config.iterations + 1):  # again: later programs may repeat earlier merges
+    for iteration in range(1, run.iterations + 1):  # again: later programs may repeat earlier merges
         write_iteration_files(directory.path, run.store, iteration, parts.prompt)
     view.final(run.store)
 
@@ -61,9 +64,9 @@ def run_iteration(run: Run, iteration: int) -> None:
     run.store.set_pairs(iteration, pairs)
     trained = train_generator(run, iteration, pairs)
     current = run.store.scored(iteration)
-    gap = track_gap(current, run.config.gap.n)
+    gap = track_gap(run, iteration)
     heat = temperature(iteration, run.config.generate.temperature, run.config.generate.decay)
-    run.store.commit_iteration(iteration, heat, trained, {} if gap is None else asdict(gap), evidence)
+    run.store.commit_iteration(iteration, heat, trained, gap, evidence)
     run.directory.log(f"iteration {iteration} closed: {len(current)} samples, {len(pairs)} pairs")
 
 

@@ -69,8 +69,17 @@ def _m003_races(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _m004_judgements(db: sqlite3.Connection) -> None:
+    db.execute(
+        """CREATE TABLE judgement (
+            candidate_id TEXT NOT NULL REFERENCES candidate (id), verifier TEXT NOT NULL, score REAL NOT NULL,
+            nll REAL, reference_nll REAL, PRIMARY KEY (candidate_id, verifier)) STRICT, WITHOUT ROWID"""
+    )
+
+
 MIGRATIONS = (
     ("001_first", _m001_first),
     ("002_fingerprints", _m002_fingerprints),
     ("003_races", _m003_races),
+    ("004_judgements", _m004_judgements),
 )

@@ -31,6 +31,7 @@ from selfdev.types import (
     ScoredCandidate,
     Split,
 )
+from selfdev.verifiers.base import Judgement
 
 FILE_NAME = "store.sqlite"
 RACE_BLOCK = "race block"  # the fact that holds the questions per round of a race; absent: no races
@@ -38,6 +39,7 @@ NOISE = "seed against itself"  # the fact that holds how many verdicts of the se
 SEALED = "sealed test"  # the fact that holds the digest of the sealed test questions
 
 
+STOPPED = "stopped after"  # the fact that holds the last iteration of a run that ended early, and why
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
     """One program: generated, or a baseline (kind `seed`, `source`, `mean`, `example`, `task_arithmetic`)."""
@@ -406,7 +408,7 @@ class Store:
                 counted = []
             before = [t for t in own if t.opening] if standing is not None else own
             score, seed, total = _summed(counted)
-            first, _, first_total = _summed(before)
+            first, first_seed, first_total = _summed(before)
             last, _, last_total = _summed(counted if fixed else final)
             result.append(
                 ScoredCandidate(
@@ -414,6 +416,7 @@ class Store:
                     status=row.status, correct=score, total=total, nll=row.nll, tokens=row.tokens,
                     duplicate_of=row.duplicate_of, refused=row.refused, seed_correct=seed or 0, standing=standing,
                     opening_correct=first, opening_total=first_total, final_correct=last, final_total=last_total,
+                    opening_seed=first_seed or 0,
                 )
             )  # fmt: skip
         return result
@@ -483,6 +486,29 @@ class Store:
         ids = {row.id for row in self.candidates(iteration, kind)}
         return {i: standing for i, standing in self.standings().items() if i in ids}
 
+    # -- judgements ---------------------------------------------------------------------------------------------------
+
+    def add_judgements(self, verifier: str, judgements: Mapping[str, Judgement]) -> None:
+        """Record what a verifier says of candidates, all or none; judgements already there stay."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO judgement VALUES (?, ?, ?, ?, ?)",
+                [(i, verifier, j.score, j.nll, j.reference_nll) for i, j in judgements.items()],
+            )
+
+    def judgements(self, iteration: int) -> dict[str, dict[str, Judgement]]:
+        """Verifier -> candidate id -> judgement, of one iteration's samples in the order they were drawn."""
+        rows = self._db.execute(
+            """SELECT judgement.* FROM judgement JOIN candidate ON candidate.id = candidate_id
+               WHERE kind = 'generated' AND iteration = ? ORDER BY verifier, idx""",
+            (iteration,),
+        )
+        table: dict[str, dict[str, Judgement]] = {}
+        for r in rows:
+            found = Judgement(r["score"], r["nll"], r["reference_nll"])
+            table.setdefault(r["verifier"], {})[r["candidate_id"]] = found
+        return table
+
     # -- pairs, iterations, winners, time ---------------------------------------------------------------------------
 
     def set_pairs(self, iteration: int, pairs: Sequence[PreferencePair]) -> None:
@@ -537,6 +563,11 @@ class Store:
         rows = self._db.execute("SELECT * FROM iteration ORDER BY iteration")
         parsed = ("train", "gap", "evidence")
         return [{**dict(r), **{name: json.loads(r[name]) for name in parsed}} for r in rows]
+
+    def stopped_after(self) -> int | None:
+        """The last iteration of a run that ended early; None: it did not."""
+        found = self.get_meta(STOPPED)
+        return None if found is None else int(found.partition(":")[0])
 
     def register(self, roles: Mapping[str, str]) -> None:
         """Register who will be scored on test: role -> candidate id. A role once given is never given again."""

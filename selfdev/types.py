@@ -146,6 +146,7 @@ class ScoredCandidate:
     opening_total: int = 0
     final_correct: int | None = None  # of the questions that the best of all iterations answered beside the baselines
     final_total: int = 0
+    opening_seed: int = 0  # the seed's right answers to the questions of `opening_total`
 
     @property
     def score(self) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfdev.compute.base import Worker
@@ -18,12 +19,14 @@ from selfdev.sealed import Envelope, seal
 from selfdev.tasks.base import Task
 from selfdev.trainers.base import Trainer
 from selfdev.types import Question
+from selfdev.verifiers.base import Verifier
 
 if TYPE_CHECKING:
     from selfdev_sandbox import Sandbox
 
     from selfdev.evaluators.transformers import TransformersEvaluator
     from selfdev.evaluators.vllm import VllmEvaluator
+    from selfdev.verifiers.scorer import TransformersScorer
 
 SELF_CHECK_PROMPTS = 4  # dev prompts answered with perturbed and restored weights before an engine is trusted
 
@@ -38,6 +41,8 @@ class Parts:
     generator: Generator
     trainer: Trainer
     open_worker: Callable[[], AbstractContextManager[Worker]]
+    # (names, the adapter that wrote the samples) -> the verifiers of those names, in order
+    open_verifiers: Callable[[Sequence[str], Path | None], AbstractContextManager[list[Verifier]]]
     facts: dict[str, str]  # what must not change while a run goes on
 
 
@@ -53,6 +58,7 @@ def build_parts(config: RunConfig) -> Parts:
     device = resolve_device(config.device)
     task, envelope = seal(load_run_task(config))
     prompt = render_prompt(config.generate.prompt)
+    _check_verifiers(config, prompt)
     settings = TrainSettings(
         beta=config.train.beta,
         learning_rate=config.train.learning_rate,
@@ -74,6 +80,7 @@ def build_parts(config: RunConfig) -> Parts:
         generator=_generator(config, device),
         trainer=TrlTrainer(settings, chat_template=config.generate.chat_template),
         open_worker=lambda: open_local_worker(config, task, device),
+        open_verifiers=lambda names, adapter: open_verifiers(config, prompt, device, names, adapter),
         facts=_facts(config, prompt, task),
     )
 
@@ -121,8 +128,53 @@ def _facts(config: RunConfig, prompt: str, task: Task) -> dict[str, str]:
 
     refs = {"seed model": config.models.seed, "generator": config.generate.model}
     refs |= {f"source {i}": ref for i, ref in enumerate(config.models.sources)}
+    if config.gap.model is not None and {"true-false", "quality"} & set(config.gap.verifiers):
+        refs["verifier"] = config.gap.model
     asked = {f"task {what}": fact for what, fact in task.facts.items()}
     return {"prompt": text_hash(prompt)} | asked | {what: fingerprint(ref) for what, ref in refs.items()}
+
+
+def _check_verifiers(config: RunConfig, prompt: str) -> None:
+    from selfdev.verifiers.model import check_questions
+
+    gap, model = config.gap, config.gap.model or config.generate.model
+    check_questions(gap.verifiers, model, gap.chat_template, prompt, gap.grades, config.generate.max_new_tokens)
+
+
+@contextmanager
+def open_verifiers(
+    config: RunConfig, prompt: str, device: str, names: Sequence[str], adapter: Path | None
+) -> Iterator[list[Verifier]]:
+    """Verifiers of samples that the generator wrote with this adapter; a model is loaded once for all that ask it."""
+    from selfdev.verifiers.recorded import Likelihood, Majority
+
+    gap, generate = config.gap, config.generate
+    opened: dict[tuple[str, bool], TransformersScorer] = {}
+
+    def scorer(model: str | None, chat_template: bool) -> TransformersScorer:
+        from selfdev.verifiers.scorer import TransformersScorer
+
+        key = (model or generate.model, chat_template)
+        if key not in opened:
+            opened[key] = TransformersScorer(key[0], device, generate.batch_size, generate.dtype, chat_template)
+            opened[key].load(adapter if model is None else None)
+        return opened[key]
+
+    def make(name: str) -> Verifier:
+        from selfdev.verifiers.model import ImplicitReward, Quality, TrueFalse
+
+        if name == "true-false":
+            return TrueFalse(scorer(gap.model, gap.chat_template), prompt)
+        if name == "quality":
+            return Quality(scorer(gap.model, gap.chat_template), prompt, gap.grades)
+        return ImplicitReward(scorer(None, generate.chat_template), prompt, config.train.beta)
+
+    pure: dict[str, Verifier] = {"likelihood": Likelihood(), "majority": Majority()}
+    try:
+        yield [pure[name] if name in pure else make(name) for name in names]
+    finally:
+        for opened_scorer in opened.values():
+            opened_scorer.close()
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from selfdev.sealed import seal
 from selfdev.tasks.base import Task
 from selfdev.trainers.scripted import ScriptedTrainer
 from selfdev.types import Completion, Question
+from selfdev.verifiers.base import Verifier
+from selfdev.verifiers.recorded import Likelihood, Majority
+from selfdev.verifiers.scripted import ScriptedVerifier
 from selfdev.wiring import Parts
 
 DEV = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "add") for i in range(20))
@@ -44,7 +47,7 @@ def scripted_config(**overrides: object) -> RunConfig:
     """A small configuration for the scripted parts."""
     return load_config(
         overrides={"generate.samples": 20, "task.dev_size": 20, "task.test_size": 40, "pair.chosen_share": 0.1,
-                   "dev.resample": "fixed", "race.enabled": False, **overrides}
+                   "dev.resample": "fixed", "race.enabled": False, "gap.resamples": 100, **overrides}
     )  # fmt: skip
 
 
@@ -53,6 +56,16 @@ def racing_config(**overrides: object) -> RunConfig:
     given = {"dev.resample": "iteration", "race.enabled": True, "race.block": 8, "race.keep": 3, "race.held_out": 0.3,
              "race.alpha": 0.1, "task.dev_size": 40}  # fmt: skip
     return scripted_config(**{**given, **overrides})
+
+
+def open_verifiers(names: Sequence[str], adapter: Path | None) -> AbstractContextManager[list[Verifier]]:
+    """Those that need no model as they are; the others score by a hash of the text."""
+    pure: dict[str, Verifier] = {"likelihood": Likelihood(), "majority": Majority()}
+    return nullcontext([pure.get(name) or ScriptedVerifier(name, _hashed) for name in names])
+
+
+def _hashed(text: str) -> float:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
 
 
 class HashedWorker(ScriptedWorker):
@@ -119,5 +132,6 @@ def scripted_parts(
         generator=ScriptedGenerator(samples, batch_size=4),  # type: ignore[arg-type]
         trainer=ScriptedTrainer(),
         open_worker=open_worker,
+        open_verifiers=open_verifiers,
         facts={"prompt": "scripted"},
     )

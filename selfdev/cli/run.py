@@ -63,9 +63,10 @@ def execute(config: RunConfig, path: Path, console: Console, dry_run: bool = Fal
         directory.begin()
         loop.run(config, directory, parts, RunView(console))
         if "winner" not in directory.store.winners():
+            drawn = len(directory.store.candidates(kind="generated"))
             raise StageError(
-                f"all {config.iterations * config.generate.samples} candidates failed or repeated a baseline, so there "
-                f"is no algorithm to test; `selfdev show {path}` shows why"
+                f"all {drawn} candidates failed or repeated a baseline, so there is no algorithm to test; "
+                f"`selfdev show {path}` shows why"
             )
         winner = directory.store.winners()["winner"]
     plain(console, f"algorithms: {path / 'algorithms'}")

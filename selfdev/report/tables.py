@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdev.estimates import final_rows
+from selfdev.gap_records import recorded
 from selfdev.pair import by_gain, in_finals
 from selfdev.report.arms import arms_table
+from selfdev.report.gap import gap_tables, gap_text
 from selfdev.report.test import noise_floor, test_report
 from selfdev.score import Score
 from selfdev.stats import paired_gain
-from selfdev.store import CandidateRow, Store
+from selfdev.store import STOPPED, CandidateRow, Store
 from selfdev.types import ExecutionStatus, ScoredCandidate, Split
 
 BAR_WIDTH = 30
@@ -38,7 +40,7 @@ def iteration_summary(store: Store, iteration: int) -> RenderableType:
     if record is not None:
         parts.append(_training(store, iteration, record["train"]))
         parts.append(_evidence(record["evidence"]))
-        parts.append(_gap(record["gap"]))
+        parts.append(gap_text(record["gap"]))
     parts.append(_seconds(store, iteration))
     heat = "" if record is None else f", temperature {record['temperature']:.3g}"
     return Panel(Group(*[p for p in parts if p is not None]), title=f"iteration {iteration}{heat}", title_align="left")
@@ -140,18 +142,6 @@ def _training(store: Store, iteration: int, train: dict[str, float]) -> Text:
     return Text(
         f"DPO: {pairs} pairs, {train['steps']} steps, loss {train['loss']:.4f}, reward margin "
         f"{train['reward_margin']:+.4f}, reward accuracy {train['reward_accuracy']:.2f}"
-    )
-
-
-def _gap(gap: dict[str, float]) -> Text:
-    if not gap:
-        return Text("solver-verifier gap: fewer than two scored programs")
-    return Text(
-        f"solver-verifier gap: dev score {gap['verifier_score']:.3f} (best of {gap['n']} of {gap['samples']} by own "
-        f"likelihood) - "
-        f"{gap['solver_score']:.3f} (mean) = {gap['score_gap']:+.3f}; NLL {gap['solver_nll']:.1f} - "
-        f"{gap['verifier_nll']:.1f} = {gap['nll_gap']:+.1f} nats; per token {gap['solver_nll_per_token']:.3f}, "
-        f"{gap['verifier_nll_per_token']:.3f}"
     )
 
 
@@ -271,7 +261,19 @@ def final_tables(store: Store) -> RenderableType:
     """What stands at the end of a run."""
     isolation = Text(f"sandbox isolation: {store.get_meta('isolation') or 'no program has run'}", style="dim")
     noise = Text(noise_floor(store), style="dim")
-    return Group(dev_table(store), noise, Text(), *_beside(store), test_report(store), isolation)
+    return Group(dev_table(store), noise, Text(), *_gaps(store), *_beside(store), test_report(store), isolation)
+
+
+def _gaps(store: Store) -> list[RenderableType]:
+    """The gap per iteration and verifier, and why the run ended early, where it did."""
+    rows = {row["iteration"]: row["gap"] for row in store.iterations()}
+    gaps = {iteration: recorded(gap)[0] for iteration, gap in rows.items()}
+    levels = [gap["confidence"] for gap in rows.values() if "verifiers" in gap]
+    parts: list[RenderableType] = [*gap_tables(gaps, levels[0])] if levels else []
+    stopped = store.get_meta(STOPPED)
+    if stopped is not None:
+        parts.append(Text(f"the run ended early, after iteration {stopped}"))
+    return [*parts, Text()] if parts else []
 
 
 def _beside(store: Store) -> list[RenderableType]:

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import exp, log1p
 
+from selfdev.generators.texts import encode_prompt
+from selfdev.models import load_config, load_tokenizer
 from selfdev.prompting import render_prompt
 from selfdev.verifiers.base import Judgement, Response
-from selfdev.verifiers.scorer import TransformersScorer
+from selfdev.verifiers.scorer import TransformersScorer, first_tokens
 
 TRUE_FALSE = "verifier/true_false.md.jinja"
 QUALITY = "verifier/quality.md.jinja"
 SCALES = {"A-E": tuple("EDCBA"), "1-10": tuple(str(grade) for grade in range(1, 11))}  # worst grade first
+
+
+def check_questions(names: Collection[str], ref: str, chat_template: bool, task: str, scale: str, longest: int) -> None:
+    """Refuse, before a run begins, what `true-false` and `quality` cannot ask this model.
+
+    Args:
+        names: of verifiers; others are let through.
+        ref: the model that will be asked.
+        chat_template: as a user message.
+        task: the prompt that the samples answer.
+        scale: one of `SCALES`.
+        longest: tokens of the longest sample, about.
+
+    Raises:
+        UsageError: its tokenizer does not tell the answers apart, it has no chat template, or no room for a question.
+        ModelError: the model cannot be read.
+    """
+    asked = {"true-false": (TRUE_FALSE, ("True", "False")), "quality": (QUALITY, SCALES[scale])}
+    for name in names:
+        if name in asked:
+            file, answers = asked[name]
+            tokenizer, context = load_tokenizer(ref), getattr(load_config(ref), "max_position_embeddings", None)
+            first_tokens(tokenizer, ref, answers)
+            text = render_prompt(file, task=task, answer="", grades=answers)
+            encode_prompt(tokenizer, ref, text, longest, context, chat_template)
 
 
 class TrueFalse:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from selfdev.decoding import roomy_cache
 from selfdev.errors import ModelError, UsageError
@@ -106,7 +107,7 @@ class TransformersScorer:
             UsageError: two answers begin with the same token, or a prompt exceeds the model's positions.
             ModelError: the model's output is not finite.
         """
-        ids = self._first_tokens(answers)
+        ids = first_tokens(self._tokenizer, self._ref, answers)
         encoded = [self._encode(prompt) for prompt in prompts]
         shared = encoded[0][: min(_common(encoded), *(len(row) - 1 for row in encoded))] if encoded else []
         rows = [row[len(shared) :] for row in encoded]
@@ -160,22 +161,6 @@ class TransformersScorer:
             raise UsageError(f"the prompt is empty to the tokenizer of {self._ref!r}; give one with text in it")
         return ids
 
-    def _first_tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Token ids by which each answer is known."""
-        spellings = []
-        for before in (" ", ""):
-            first = [self._tokenizer(before + a, add_special_tokens=False)["input_ids"][:1] for a in answers]
-            flat = [row[0] for row in first if row and row[0] != self._tokenizer.unk_token_id]
-            if len(set(flat)) == len(answers):
-                spellings.append(flat)
-        taken = [sorted({flat[i] for flat in spellings}) for i in range(len(answers))]
-        if not spellings or sum(map(len, taken)) != len({token for row in taken for token in row}):
-            raise UsageError(
-                f"the tokenizer of {self._ref!r} does not tell {', '.join(answers)} apart by their first token; give "
-                "another gap.model, other gap.grades, or leave this verifier out of gap.verifiers"
-            )
-        return taken
-
     def _finite(self, values: list[float]) -> list[float]:
         if not all(abs(value) < float("inf") for value in values):
             raise ModelError(f"model {self._ref!r} gives non-finite log-likelihoods; its adapter diverged")
@@ -195,6 +180,27 @@ class _Placed:
     def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
         row, place = key
         return self._logits[row, self._index[place]]
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase, ref: str, answers: Sequence[str]) -> list[list[int]]:
+    """Token ids by which each answer is known: its first one, with and without a space before it where that is unique.
+
+    Raises:
+        UsageError: two answers begin with the same token.
+    """
+    spellings = []
+    for before in (" ", ""):
+        first = [tokenizer(before + a, add_special_tokens=False)["input_ids"][:1] for a in answers]
+        flat = [row[0] for row in first if row and row[0] != tokenizer.unk_token_id]
+        if len(set(flat)) == len(answers):
+            spellings.append(flat)
+    taken = [sorted({flat[i] for flat in spellings}) for i in range(len(answers))]
+    if not spellings or sum(map(len, taken)) != len({token for row in taken for token in row}):
+        raise UsageError(
+            f"the tokenizer of {ref!r} does not tell {', '.join(answers)} apart by their first token; give another "
+            "gap.model, other gap.grades, or leave this verifier out of gap.verifiers"
+        )
+    return taken
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:

@@ -11,8 +11,9 @@ import pytest
 from selfdev.errors import RunError
 from selfdev.migrations import MIGRATIONS
 from selfdev.score import Score
-from selfdev.store import QuestionRow, Store
+from selfdev.store import STOPPED, QuestionRow, Store
 from selfdev.types import Answer, Completion, ExecutionStatus, Outcome, PreferencePair, RaceStanding, Split
+from selfdev.verifiers.base import Judgement
 from tests.unit.builders import answer, row
 
 DEV = [QuestionRow(f"dev-{i}", Split.DEV, mark, "add", turn=i) for i, mark in enumerate("abc")]
@@ -357,3 +358,18 @@ def test_reading_does_not_make_a_store(tmp_path: Path) -> None:
     with pytest.raises(RunError):
         Store(tmp_path / "none.sqlite", read_only=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_judgements_stay_as_they_were_first(store: Store) -> None:
+    store.add_candidates([row(0), row(1), row(0, 2)])
+    store.add_judgements("likelihood", {row(1).id: Judgement(0.5, 3.5), row(0).id: Judgement(0.25)})
+    store.add_judgements("likelihood", {row(1).id: Judgement(0.9), row(0, 2).id: Judgement(1.0, 2.0, 4.0)})
+    assert store.judgements(1) == {"likelihood": {row(0).id: Judgement(0.25), row(1).id: Judgement(0.5, 3.5)}}
+    assert list(store.judgements(1)["likelihood"]) == [row(0).id, row(1).id]
+    assert store.judgements(2) == {"likelihood": {row(0, 2).id: Judgement(1.0, 2.0, 4.0)}}
+
+
+def test_a_run_may_end_early(store: Store) -> None:
+    assert store.stopped_after() is None
+    store.set_meta(STOPPED, "12: stop: the next gain is below the tolerance")
+    assert store.stopped_after() == 12
