@@ -1,6 +1,7 @@
 """The solver-verifier gap paper's reported fits, recomputed from its closed form (Sun et al., arXiv 2507.00075).
 
     python benchmarks/reproduce_gap.py
+    python benchmarks/reproduce_gap.py --selfimprove --seeds 1 2 3 --epochs 10     (see gap_runs.py)
 
 Neither data nor code of the paper are public, so its curves cannot be refitted. What can be done with its numbers:
 
@@ -26,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import log, sqrt
 from typing import Any
 
+import gap_runs
 import numpy as np
 import record
 from numpy.typing import NDArray
@@ -54,7 +56,11 @@ MIDDLE = 0.32  # where one rate is planted
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=int, default=200, help="simulated curves per line")
+    gap_runs.add_options(parser)
     options = parser.parse_args()
+    if options.selfimprove:
+        gap_runs.main(options)
+        return
     begun = time.monotonic()
     results: dict[str, Any] = {
         "curves_per_line": options.curves,

@@ -61,6 +61,14 @@ class Losses:
     last: float  # over the last tenth
 
 
+class Trained(NamedTuple):
+    """What comes out of a training."""
+
+    model: Any  # the PeftModel
+    losses: Losses
+    optimizer: dict[str, Any]  # its state, for a training that goes on from here
+
+
 def short_enough(pairs: Sequence[Pair], tokenizer: Any, limit: int) -> list[bool]:
     """Whether each pair has fewer tokens than `limit`, so that the end token has room."""
     return [len(ids) < limit for ids in tokenizer([p.prompt + p.completion for p in pairs])["input_ids"]]
@@ -75,16 +83,15 @@ def train(
     device: str,
     on_step: OnStep | None = None,
     hooks: Hooks | None = None,
-) -> tuple[Any, Losses]:
+    optimizer: dict[str, Any] | None = None,
+) -> Trained:
     """Train a fresh LoRA adapter on every linear layer, or the one that a PeftModel brings.
 
     Args:
         model: a causal language model or a PeftModel whose adapter is trainable; changed in place.
         work: a directory for the trainer's own files; nothing in it is needed afterwards.
         hooks: called between optimiser steps.
-
-    Returns:
-        The PeftModel and its losses.
+        optimizer: state to go on with, of a training with the same adapter and recipe; None begins anew.
 
     Raises:
         StageError: training diverged.
@@ -112,8 +119,11 @@ def train(
         callbacks=[_callback(on_step, hooks or {})],
     )
     trainer.remove_callback(PrinterCallback)  # the caller shows the progress
+    if optimizer is not None:
+        trainer.create_optimizer()
+        trainer.optimizer.load_state_dict(optimizer)
     trainer.train()
-    return trainer.model, _losses(trainer.state.log_history)
+    return Trained(trainer.model, _losses(trainer.state.log_history), trainer.optimizer.state_dict())
 
 
 def _arguments(work: Path, recipe: Recipe, device: str, bfloat16: bool) -> Any:

@@ -6,6 +6,8 @@ that was stopped at any instant.
                      answers instead where the schedule has some -> LoRA fine-tuning on what was kept, one pass ->
                      measure the model of the middle of the epoch and that of its end
 
+Adapter and optimiser go on from epoch to epoch: an optimiser that begins anew would take its largest steps first and
+put a tooth into the curves at the beginning of each epoch.
 The middle is the optimiser step at half of the epoch's steps, rounded up, and its time is that step over all of them.
 Merged into the weights is the adapter for sampling in float32 only; in half precision merging would round it away.
 """
@@ -38,6 +40,7 @@ from selfdev.verifiers.base import Response
 from selfdev.verifiers.recorded import Likelihood, Majority
 
 RECORD = "selfdev_sft.json"  # in an adapter's directory: what its epoch did
+OPTIMIZER = "optimizer.pt"  # beside it: the optimiser's state at its end
 
 
 class View(Protocol):
@@ -240,10 +243,11 @@ def sampler(run: Run, adapter: Path | None) -> Iterator[PromptSampler]:
 
 
 def _free(device: str) -> None:
-    gc.collect()
+    """Give a device's memory back; main memory is given back by itself."""
     if device != "cpu":
         import torch
 
+        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -360,6 +364,8 @@ def train(run: Run, epoch: int, rows: Sequence[dict[str, Any]], before: Path | N
 
 
 def _train(run: Run, epoch: int, rows: Sequence[dict[str, Any]], before: Path | None, work: Path) -> None:
+    import torch
+
     from selfdev.generators.adapters import attach
     from selfdev.models import load_causal_lm
 
@@ -378,12 +384,14 @@ def _train(run: Run, epoch: int, rows: Sequence[dict[str, Any]], before: Path | 
         schedule="constant",
     )
     model, tokenizer = load_causal_lm(config.model, config.device, config.dtype)
+    state = None
     if before is not None:
+        state = torch.load(before / OPTIMIZER, map_location=config.device, weights_only=True)
         model = attach(model, config.model, before, trainable=True)
     pairs = [sft.Pair(row["prompt"], row["completion"]) for row in rows]
     work.mkdir(parents=True)
     with run.view.phase(f"epoch {epoch} · train", steps) as advance:
-        adapted, losses = sft.train(
+        adapted, losses, state = sft.train(
             model,
             tokenizer,
             pairs,
@@ -392,8 +400,10 @@ def _train(run: Run, epoch: int, rows: Sequence[dict[str, Any]], before: Path | 
             config.device,
             on_step=lambda *_: advance(1),
             hooks={middle: lambda adapted: _save(adapted, work / "middle")} if middle else None,
+            optimizer=state,
         )
         _save(adapted, work / "end")
+        torch.save(state, work / "end" / OPTIMIZER)
     external = sum(row["source"] == "external" for row in rows)
     record = Trained(len(rows), external, losses.steps, middle, losses.first, losses.last)
     (work / "end" / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")

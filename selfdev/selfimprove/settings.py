@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from selfdev.config import ModelRef, PositiveInt, Section, Share, TaskConfig
+from selfdev.config import ModelRef, PositiveInt, Section, TaskConfig
 
 THRESHOLDS = {"likelihood": 0.0, "majority": 0.5, "true-false": 0.5, "quality": 0.5}  # paper: 0.5 for the last two
 
 
 class SolverTrainConfig(Section):
-    """LoRA fine-tuning of one epoch; the adapter of the epoch before is continued, the optimiser starts anew."""
+    """LoRA fine-tuning; adapter and optimiser go on from epoch to epoch."""
 
     learning_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-4  # constant
     batch_size: PositiveInt = 8  # rows per step
@@ -53,10 +53,13 @@ class ImproveConfig(Section):
     threads: PositiveInt = 2
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _measures(self) -> ImproveConfig:
+        if not isinstance(self.task.test_size, int) or self.task.test_size < 2:
+            raise ValueError(f"{self.task.test_size} measurement questions: at least 2 are needed for standard errors")
+        return self
+
     @property
     def early_end(self) -> float:
         """The time whose points forecast the end: three epochs, or less in a short run."""
         return min(3.0, self.epochs / 2)
-
-
-__all__ = ["THRESHOLDS", "CrossConfig", "ImproveConfig", "Share", "SolverTrainConfig"]

@@ -87,7 +87,7 @@ def finetune(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        adapted, losses = sft.train(model, tokenizer, list(compress(pairs, short)), work, recipe, device, on_step)
+        adapted, losses, _ = sft.train(model, tokenizer, list(compress(pairs, short)), work, recipe, device, on_step)
         report = FinetuneReport(len(kept), len(rows) - len(kept), losses.steps, losses.first, losses.last)
         _save(adapted.merge_and_unload(), tokenizer, work / "model", model_ref, kept, recipe, report)
         (work / "model").rename(out)
