@@ -41,7 +41,7 @@ def run(config: RunConfig, directory: RunDirectory, parts: Parts, view: RunView)
     """
     run = Run(config, directory, parts, view)
     record_facts(run)
-    evaluate_baselines(run, baseline_rows(run))
+    score_baselines(run)
     for iteration in range(1, config.iterations + 1):
         if iteration not in {row["iteration"] for row in run.store.iterations()}:
             run_iteration(run, iteration)
@@ -101,6 +101,11 @@ def dev_rows(run: Run) -> list[QuestionRow]:
     return rows
 
 
+def score_baselines(run: Run) -> None:
+    """Seed, sources and human-designed merges on their block of dev questions."""
+    evaluate_baselines(run, baseline_rows(run))
+
+
 def baseline_rows(run: Run) -> list[CandidateRow]:
     """Seed, sources and human-designed merges, recorded as candidates of iteration 0."""
     table = baselines.table(run.config.models.sources, extract_program(run.parts.prompt))
@@ -108,7 +113,7 @@ def baseline_rows(run: Run) -> list[CandidateRow]:
         program_row(b.kind, b.name, 0, i, b.source, stream_seed(run.config.seed, "execute", 0, i))
         for i, b in enumerate(table)
     )
-    return run.store.candidates(0)
+    return run.store.baselines()
 
 
 def draw_samples(run: Run, iteration: int) -> None:
@@ -204,7 +209,7 @@ def register_winner(run: Run) -> bool:
                 break
     if not order:
         return False
-    seed = next(row.id for row in store.candidates(0) if row.kind == "seed")
+    seed = next(row.id for row in store.baselines() if row.kind == "seed")
     store.register({"winner": order[0].id, "seed": seed, "baseline": best_baseline(store)})
     return True
 
@@ -212,5 +217,5 @@ def register_winner(run: Run) -> bool:
 def best_baseline(store: Store) -> str:
     """The baseline with the best dev score, the seed apart; the first of equals."""
     counts = store.final_counts()
-    rows = [row for row in store.candidates(0) if row.kind != "seed" and row.duplicate_of is None]
+    rows = [row for row in store.baselines() if row.kind != "seed" and row.duplicate_of is None]
     return max(rows, key=lambda row: (counts[row.id].correct, -row.index)).id

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from selfdev.baselines.registry import METHODS, defaults, method, programs
+from selfdev.baselines.registry import METHODS, WRAPPERS, defaults, method, programs
 from selfdev.estimates import final_rows
 from selfdev.evaluation import Run, evaluate_listed
 from selfdev.generate import stream_seed
@@ -15,6 +15,7 @@ from selfdev.stats import paired_gain
 from selfdev.store import CandidateRow, Store, program_row
 
 KIND = "method"
+NAMES = tuple(row.name for row in (*METHODS, *WRAPPERS))
 
 
 def evaluate_methods(run: Run, names: Sequence[str]) -> None:
@@ -28,7 +29,7 @@ def evaluate_methods(run: Run, names: Sequence[str]) -> None:
 def method_rows(run: Run, names: Sequence[str]) -> list[CandidateRow]:
     """A row for each program; its index is the method's place in the table, so that any selection gives the same."""
     sources = len(run.config.models.sources)
-    places = {row.name: 10 * place for place, row in enumerate(METHODS)}
+    places = {row.name: 10 * place for place, row in enumerate((*METHODS, *WRAPPERS))}
     rows = []
     for name in names:
         if method(name).sources[0] > sources or name in ("zero", "single_source"):

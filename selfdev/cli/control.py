@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from selfdev.cli.config import Assignments, ConfigFile, Preset, Seed, resolve
 from selfdev.cli.run import plain
 from selfdev.cli.show import RunPath
-from selfdev.cli.test import opened
+from selfdev.cli.test import begun, opened
 from selfdev.errors import UsageError
+
+if TYPE_CHECKING:
+    from selfdev.evaluation import Run
 
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Repeat with so many seeds.")]
 
@@ -38,24 +43,72 @@ def control(
 
 
 def baselines(
-    run: RunPath,
-    tune: Annotated[bool, typer.Option("--tune", help="Tune all methods with the run's question-evaluations.")] = False,
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run directory; without one, --preset or --config begins one.", metavar="RUN"),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Tune: with the run's question-evaluations, or with --budget.")
+    ] = False,
+    budget: Annotated[
+        int | None, typer.Option("--budget", min=1, help="Question-evaluations of --tune; a larger one goes on.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="These methods only; may be repeated.")] = None,
     seeds: Seeds = 1,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    seed: Seed = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where --preset begins; default runs/PRESET-baselines-seedN.")
+    ] = None,
 ) -> None:
-    """Score the human-designed merges at their defaults on the run's last dev block; with --tune, tune them all."""
-    from selfdev.baselines.registry import METHODS, method
-    from selfdev.methods import evaluate_methods, methods_table
+    """Score the human-designed merges at their defaults on the last dev block of a run; with --tune, tune them."""
+    from selfdev.methods import NAMES, evaluate_methods, methods_table
+    from selfdev.tuning import SOUP
 
-    names = [row.name for row in METHODS]
-    for name in only or []:
-        method(name)
-    if tune:
-        if only:
-            raise UsageError("--tune spends the run's budget over all methods; leave out --only")
+    begins = preset is not None or config is not None
+    if begins == (run is not None):
+        raise UsageError("give either a run directory, or --preset or --config for a new one")
+    if not begins and (assignments or seed is not None or run_dir is not None):
+        raise UsageError("--set, --seed and --run-dir belong to --preset or --config; a run's configuration is fixed")
+    if tune and budget is None:
+        if run is None or only:
+            raise UsageError("--tune here needs --budget N: with the budget of a run, RUN is needed and --only is not")
         control("tuned", run, seeds)
         return
+    if seeds > 1 or (budget is not None and not tune):
+        raise UsageError("--seeds repeats --tune without --budget; --budget belongs to --tune")
+    names = only or ([*NAMES, SOUP] if tune else list(NAMES))
+    known = (*NAMES, SOUP) if tune else NAMES
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"there is no baseline {name!r}{'' if tune else ' without --tune'}; there are: {', '.join(known)}"
+            )
     console = Console()
-    with opened(run, console) as work:
-        evaluate_methods(work, only or names)
-        console.print(methods_table(work.store, only or names))
+    if run is not None:
+        place, work = run, opened(run, console)
+    else:
+        resolved = resolve(preset, config, assignments, seed, None, None, None)
+        place = run_dir or Path("runs") / f"{config.stem if config else preset}-baselines-seed{resolved.seed}"
+        work = begun(place, resolved, console)
+    with work as opened_run:
+        if budget is not None:
+            _tune(opened_run, names, budget, console)
+        else:
+            evaluate_methods(opened_run, names)
+            console.print(methods_table(opened_run.store, names))
+    if run is None:
+        plain(console, f"recorded in {place}")
+
+
+def _tune(run: Run, names: list[str], budget: int, console: Console) -> None:
+    from selfdev.tuning import tune, tuned_table
+
+    size = len(run.block_of(0))
+    if budget < size:
+        raise UsageError(f"--budget {budget} given; one program answers {size} dev questions, so that is the least")
+    plain(console, f"tuning: at most {budget} question-evaluations, {budget // size} programs x {size} questions")
+    tune(run, names, budget)
+    console.print(tuned_table(run, names))

@@ -18,6 +18,7 @@ from selfdev.store import FILE_NAME
 from selfdev.types import Split
 
 if TYPE_CHECKING:
+    from selfdev.config import RunConfig
     from selfdev.evaluation import Run
 
 
@@ -62,6 +63,33 @@ def opened(path: Path, console: Console) -> Iterator[Run]:
     config = read_run_config(path)
     if not (path / FILE_NAME).exists():
         raise RunError(f"{path} holds no results yet; `selfdev run` with its configuration continues it")
+    with _working(path, config, console) as run:
+        yield run
+
+
+@contextmanager
+def begun(path: Path, config: RunConfig, console: Console) -> Iterator[Run]:
+    """A run directory, new or of this very configuration, whose baselines have been scored.
+
+    Raises:
+        RunError: the directory is something else.
+        ModelError, UsageError: the models or the task cannot be used.
+    """
+    prepare_process(config)
+    from selfdev import preflight
+
+    with RunDirectory(path, config):  # refused before anything is loaded
+        for warning in preflight.check(config):
+            plain(console, str(warning))
+    with _working(path, config, console) as run:
+        from selfdev.loop import score_baselines
+
+        score_baselines(run)
+        yield run
+
+
+@contextmanager
+def _working(path: Path, config: RunConfig, console: Console) -> Iterator[Run]:
     prepare_process(config)
     from selfdev.evaluation import Run
     from selfdev.loop import record_facts
@@ -69,8 +97,9 @@ def opened(path: Path, console: Console) -> Iterator[Run]:
     from selfdev.wiring import build_parts
 
     with RunDirectory(path, config) as directory:
-        directory.begin()
         with console.status("loading"):
-            run = Run(config, directory, build_parts(config), RunView(console))
+            parts = build_parts(config)
+        directory.begin()
+        run = Run(config, directory, parts, RunView(console))
         record_facts(run)
         yield run

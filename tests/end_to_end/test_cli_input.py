@@ -52,6 +52,12 @@ def copy_model(name: str, to: Path) -> Path:
         (["run", "--set", "seed=1979-05-27"], "'seed' got"),
         (["config", "--preset", "nope"], "unknown preset"),
         (["evaluate"], "--model"),
+        (["baselines"], "a run directory, or --preset or --config"),
+        (["baselines", "runs/a", "--preset", "demo"], "a run directory, or --preset or --config"),
+        (["baselines", "--preset", "demo", "--tune"], "--budget N"),
+        (["baselines", "--preset", "demo", "--budget", "500"], "--budget belongs to --tune"),
+        (["baselines", "--preset", "demo", "--only", "tis"], "no baseline 'tis'"),
+        (["baselines", "--preset", "demo", "--only", "greedy_soup"], "'greedy_soup' without --tune"),
         (["conquer"], "conquer"),
     ],
 )

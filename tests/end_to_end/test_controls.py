@@ -20,6 +20,7 @@ from selfdev.report.arms import arms, arms_table, mean_interval
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.store import Store
+from selfdev.tuning import listed_points, mean_gain, tune, tuned, tuned_table
 from selfdev.types import Split
 from tests.scripted import quality as scripted_quality
 from tests.scripted import racing_config, scripted_config, scripted_parts, write
@@ -201,6 +202,60 @@ def test_methods_are_scored_once_beside_the_run(finished) -> None:
         text = console.export_text()
         assert "ties" in text
         assert "dare_linear" not in text
+
+
+def test_what_was_asked_for_by_a_command_is_no_baseline(finished) -> None:
+    path, racing = finished
+    with opened(path, racing) as run:
+        baselines, known = run.store.baselines(), run.store.known_results()
+        evaluate_methods(run, ["magmax"])
+        tune(run, ["slerp"], 10**6)
+        assert run.store.baselines() == baselines
+        assert run.store.known_results() == known  # or a generated program could be called its duplicate
+
+
+def test_tuning_spends_its_budget_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    search(tmp_path / "run", True)
+    with opened(tmp_path / "run", True) as run:
+        size, names = len(run.block_of(0)), ["slerp", "greedy_soup"]
+        tune(run, names, 6 * size + 1)
+        first = {row.id: row for row in run.store.candidates(0, "tuning") if row.status is not None}
+        assert run.store.evaluations("tuning") == 6 * size
+        assert tuned(run, ["greedy_soup"])[0].tried >= 3
+        tune(run, names, 6 * size + 1)
+        assert run.store.evaluations("tuning") == 6 * size
+        tune(run, names, 100 * size)
+        rows = {row.id: row for row in run.store.candidates(0, "tuning")}
+        assert all(rows[i] == row for i, row in first.items())
+        assert all(row.status is not None for row in rows.values())
+        assert sum(row.name.startswith("slerp") for row in rows.values()) == 9  # 3 pairs x 3 values of T
+        found = {row.method: row for row in tuned(run, names)}
+        assert found["slerp"].tried == 9
+        choosing = range(round(0.7 * size))
+        verdicts = run.store.verdicts(0, "tuning", 0)
+        shares = [
+            sum(bool(verdicts[i][q]) for q in choosing) / len(choosing)
+            for i, row in rows.items()
+            if row.name.startswith("slerp") and i in verdicts
+        ]
+        assert found["slerp"].chosen_on == pytest.approx(max(shares))
+        console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        with console.file:
+            console.print(tuned_table(run, names))
+        assert "greedy_soup" in console.export_text()
+
+
+def test_a_random_method_is_chosen_by_the_mean_of_its_seeds() -> None:
+    listed = listed_points(["dare_linear", "slerp"], 3, 0)
+    assert listed[:2] == [listed_points(["dare_linear"], 3, 0)[0], listed_points(["slerp"], 3, 0)[0]]
+    assert {len(p.programs) for p in listed if p.method == "dare_linear"} == {3}
+    assert len({p.programs for p in listed}) == len(listed)
+    assert [p for p in listed if p.method == "slerp"] == listed_points(["slerp"], 3, 0)  # whatever else is tuned
+    # two questions, two seeds of the method: it wins half of the first, the seed has the second
+    gain, low, high = mean_gain([[True, True], [False, True]], [False, True])
+    assert gain == pytest.approx(0.25)
+    assert high - gain == pytest.approx(1.959964 * 0.25)  # differences 0.5 and 0: variance 0.125, over 2 questions
+    assert gain - low == pytest.approx(high - gain)
 
 
 def test_tuning_begins_with_defaults_and_repeats_nothing() -> None:
