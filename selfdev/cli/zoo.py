@@ -98,9 +98,9 @@ def finetune(
 ) -> None:
     """Make a sibling: LoRA fine-tuning on worked answers (TRL), merged into full weights."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from selfdev.sft import Recipe
     from selfdev.tasks.rows import Fields, read_rows
     from selfdev.wiring import resolve_device
-    from selfdev.zoo.finetune import Recipe
     from selfdev.zoo.finetune import finetune as train
 
     if limit is not None and limit < 1:

@@ -8,8 +8,9 @@ import torch
 
 from selfdev.errors import DataError, UsageError
 from selfdev.models import load_causal_lm, read_weights
+from selfdev.sft import Recipe
 from selfdev.tasks.rows import Row
-from selfdev.zoo.finetune import RECORD, Recipe, finetune
+from selfdev.zoo.finetune import RECORD, finetune
 from tests.tiny import save_tiny
 
 ROWS = [Row(f"What is {n} + 1?", f"It is {n + 1}.\n#### {n + 1}", "", f"rows, line {n}") for n in range(1, 7)]
