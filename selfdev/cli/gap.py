@@ -1,4 +1,4 @@
-"""`selfdev gap`: fit the solver-verifier gap model to measured curves, or simulate it.
+"""`selfdev gap`: a run's gap (`gap_run`); the solver-verifier gap model fitted to measured curves, or simulated.
 
 A curves file is CSV with a header. Needed: `time` (or `epoch`, or `iteration`), `solver`, `verifier` (uncertainties in
 nats, lower is better). Optional: `solver_se` and `verifier_se` (standard errors), with `correlation` (of both errors),
@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from selfdev.cli.gap_run import Group, gap_of_run
 from selfdev.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ QUANTITIES = {
     "next_gain": "solver: gain of one more step",
 }
 
-app = typer.Typer(no_args_is_help=True, help="Solver-verifier gap: fit measured curves, simulate the model.")
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    subcommand_metavar="RUN | COMMAND [ARGS]...",
+    help="Solver-verifier gap: `selfdev gap RUN` shows a run's. Or fit measured curves, simulate the model.",
+)
+app.command("run")(gap_of_run)
 
 
 @app.command("fit")
@@ -68,9 +75,9 @@ def fit(
         found, alarm, forecasts = fit_curve(curve, step, confidence, seed), blind_spot(curve), compare(curve)
         results.append((found, alarm, forecasts))
         if not as_json:
-            _print(console, found, alarm, forecasts, tolerance)
+            print_fit(console, found, alarm, forecasts, tolerance)
     if as_json:
-        records = [_record(*result, tolerance) for result in results]
+        records = [fit_record(*result, tolerance) for result in results]
         typer.echo(json.dumps({"curves": records, "ignored_columns": ignored}, indent=2, allow_nan=False))
         return
     for table in _across_seeds([found for found, _, _ in results]):
@@ -172,9 +179,10 @@ def _name(key: tuple[str, ...]) -> str:
 # -- printing ---------------------------------------------------------------------------------------------------------
 
 
-def _print(
+def print_fit(
     console: Console, found: GapFit, alarm: Alarm | None, forecasts: list[Forecasts] | None, tolerance: float | None
 ) -> None:
+    """A fit's tables, tests, alarm, advice, and what its points cannot tell."""
     from selfdev.dynamics import notes
 
     console.print(_quantities(found), _alone(found))
@@ -280,7 +288,7 @@ def _seed_table(setting: str, group: Sequence[GapFit]) -> Table:
     return table
 
 
-def _record(
+def fit_record(
     found: GapFit, alarm: Alarm | None, forecasts: list[Forecasts] | None, tolerance: float | None
 ) -> dict[str, Any]:
     """One curve's results as JSON; null where a bound is infinite."""

@@ -28,8 +28,13 @@ def run(
         Path | None, typer.Option("--run-dir", help="Where the run lies; default runs/PRESET-seedN.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the forecast, stop.")] = False,
+    stop_when_converged: Annotated[
+        bool, typer.Option("--stop-when-converged", help="End as soon as the gap advises it; see `selfdev gap`.")
+    ] = False,
 ) -> None:
     """Search for merge algorithms. The same command on an existing run directory continues it."""
+    if stop_when_converged:
+        assignments = [*(assignments or []), "gap.stop_when_converged=true"]
     resolved = resolve(preset, config, assignments, seed, iterations, samples, device)
     directory = run_dir or default_directory(preset, config, resolved)
     console = Console()

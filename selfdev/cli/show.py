@@ -27,7 +27,7 @@ def show(
 ) -> None:
     """Show a run's tables, or one algorithm: source, scores, lineage."""
     console = Console()
-    with _open(run) as store:
+    with open_store(run) as store:
         if candidate is not None:
             console.print(tables.candidate_panel(store, candidate))
             return
@@ -43,12 +43,17 @@ def top(
     run: RunPath, count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many algorithms.")] = 10
 ) -> None:
     """List the best discovered algorithms of a run."""
-    with _open(run) as store:
+    with open_store(run) as store:
         Console().print(tables.top_table(store, count))
 
 
 @contextmanager
-def _open(run: Path) -> Iterator[Store]:
+def open_store(run: Path) -> Iterator[Store]:
+    """The store of a run directory, to be read.
+
+    Raises:
+        RunError: no run directory, or its store cannot be read.
+    """
     read_saved_config(run)
     store = Store(run / FILE_NAME, read_only=True)
     try:

@@ -74,12 +74,12 @@ def blind_spot(curve: Curve, level: float = LEVEL) -> Alarm | None:
     up, chance = _slope(times[best:], -quality[best:], None)
     rises = -up > 0 and (len(times) - best < 4 or chance <= level)
     return Alarm(
-        fired=p <= level and slope < 0 and rises,
+        fired=bool(p <= level and slope < 0 and rises),
         since=float(times[best]) if slope < 0 else None,
         fall=float(slope * span),
         rise=float(-up * span),
         p_value=p,
-        rose_before=best > 0 and score[best] > score[0],
+        rose_before=best > 0 and bool(score[best] > score[0]),
     )
 
 

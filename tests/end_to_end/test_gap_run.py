@@ -7,18 +7,25 @@ import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import exp
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from selfdev import loop
-from selfdev.gap_records import Quantity, recorded
+from selfdev.cli import main
+from selfdev.controls import control
+from selfdev.dynamics import Advice
+from selfdev.evaluation import Run
+from selfdev.gap_records import WORDS, Gap, Quantity, recorded
+from selfdev.generators.scripted import ScriptedGenerator
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory, read_run_config
-from selfdev.store import Store
+from selfdev.store import STOPPED, Store
 from selfdev.verifiers.base import Judgement
-from selfdev.verify import gain_over_seed, measure_iteration
+from selfdev.verify import fitted, gain_over_seed, measure_iteration
 from selfdev.wiring import Parts
 from tests.scripted import racing_config, racing_parts, scripted_config, scripted_parts
 
@@ -41,7 +48,7 @@ def opened(path: Path) -> Store:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     path = tmp_path_factory.mktemp("gap") / "run"
-    return path, run(path, racing=True, iterations=2)
+    return path, run(path, racing=True, iterations=4)
 
 
 def test_every_sample_is_judged(finished: tuple[Path, str]) -> None:
@@ -87,7 +94,7 @@ def test_the_tables_are_shown(finished: tuple[Path, str]) -> None:
         assert part in finished[1], part
 
 
-def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
+def test_what_was_judged_is_not_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The process dies after one verifier; the next start asks only the other, and the store is the same."""
     parts, asked = scripted_parts(), []
 
@@ -118,6 +125,9 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path) -> None:
     assert first.dump() == second.dump()
     first.close()
     second.close()
+    code, out, _ = command(capsys, "run", path)
+    assert code == 0
+    assert "likelihood: 2 iterations measured; a fit needs three" in out
 
 
 def test_rows_of_earlier_versions_are_shown(tmp_path: Path) -> None:
@@ -129,3 +139,131 @@ def test_rows_of_earlier_versions_are_shown(tmp_path: Path) -> None:
     assert "dev score 0.600 (best of 4 of 9 by own likelihood) - 0.500 (mean) = +0.100" in gap_text(old).plain
     assert recorded(old) == recorded({}) == ({}, Quantity(None))
     assert json.loads(json.dumps(old)) == old
+
+
+# -- selfdev gap RUN --------------------------------------------------------------------------------------------------
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """(exit code, standard output in one line, standard error) of `selfdev gap`."""
+    with pytest.raises(SystemExit) as end:
+        main(["gap", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), " ".join(captured.out.split()), captured.err
+
+
+def test_tables_fits_and_a_plot(finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = command(capsys, finished[0], "--plot", tmp_path / "gap.svg")
+    assert (code, err) == (0, "")
+    for part in ("solver-verifier gap: uncertainty, nats", "4 implicit-reward", "likelihood: 4 points, one rate",
+                 "noise: given standard errors", "advice: ", "alarm: ", "4 points: 1 more than an exponential has",
+                 "implicit-reward: 3 points", "temperatures 1.2, 1, 0.857, 0.75"):  # fmt: skip
+        assert part in out, part
+    drawing = ElementTree.parse(tmp_path / "gap.svg").getroot()
+    texts = [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert "likelihood: dev score" in texts
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}circle"))) == 4 * 5 + 3 * 5
+
+
+def test_json_has_everything(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gap", str(finished[0]), "--json"])
+    record = json.loads(capsys.readouterr().out)
+    assert [row["iteration"] for row in record["iterations"]] == [1, 2, 3, 4]
+    second = record["iterations"][1]["verifiers"]
+    assert set(second) == {"likelihood", "implicit-reward"}
+    found = second["likelihood"]["score_gap"]
+    assert found["low"] < found["value"] < found["high"]
+    assert set(second["likelihood"]) >= set(WORDS)
+    fit = record["fits"]["likelihood"]
+    assert fit["points"] == 4
+    assert fit["advice"] in ("continue", "stop", "alarm", "unclear")
+    assert set(fit["one_rate"]["next_gain"]) == {"value", "low", "high"}
+    assert record["stopped"] is None
+
+
+def test_other_settings_need_no_new_judgements(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(capsys, finished[0], "--n", 2, "--threshold", 0)
+    assert code == 0
+    assert "N: 2. AUC" in out
+
+
+def test_the_first_word_is_a_run_or_a_command(
+    finished: tuple[Path, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished[0].parent)
+    assert command(capsys, "run", "run")[0] == 0  # the command, then a folder of that name
+    assert command(capsys, "./run")[0] == 0
+    code, _, err = command(capsys, "./nothing")
+    assert code == 1
+    assert "is not a run directory" in err
+    code, _, err = command(capsys, "fitt")
+    assert code == 2
+    assert "No such command 'fitt'" in err
+
+
+# -- ending early -----------------------------------------------------------------------------------------------------
+
+
+def test_a_converged_run_ends_early_and_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything behind the loop works with three iterations instead of four; nothing is decided twice."""
+    monkeypatch.setattr("selfdev.verify.advise", lambda fit, alarm: Advice.STOP)
+    path, given = tmp_path / "run", {"iterations": 4, "gap.stop_when_converged": True}
+    text = run(path, racing=True, **given)
+    store = opened(path)
+    assert [row["iteration"] for row in store.iterations()] == [1, 2, 3]
+    assert store.stopped_after() == 3
+    assert store.get_meta(STOPPED) == "3: stop: the next gain is below the tolerance (by likelihood)"
+    assert "winner" in store.winners()
+    assert {row.iteration for row in store.candidates()} == {0, 1, 2, 3}
+    before = store.dump()
+    store.close()
+    assert "the run ended early, after iteration 3: stop: the next gain" in " ".join(text.split())
+
+    def refuse(*_: object) -> str:
+        raise AssertionError("must not be called")
+
+    monkeypatch.setattr("selfdev.verify.advise", refuse)  # the decision is not taken again
+    run(path, replace(racing_parts(5), generator=ScriptedGenerator(refuse)), racing=True, **given)
+    again = opened(path)
+    assert again.dump() == before
+    again.close()
+    config = racing_config(**given)
+    with RunDirectory(path, config) as directory:
+        directory.begin()
+        control(Run(config, directory, racing_parts(5), RunView(Console(quiet=True))), "random")
+        assert {row.iteration for row in directory.store.candidates(kind="random")} == {1, 2, 3}
+
+
+def test_a_decision_lost_in_a_crash_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies between the third iteration's end and the decision."""
+    given = {"iterations": 4, "gap.stop_when_converged": True}
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("selfdev.verify.advise", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", racing=True, **given)
+    monkeypatch.setattr("selfdev.verify.advise", lambda fit, alarm: Advice.ALARM)
+    run(tmp_path / "run", racing=True, **given)
+    store = opened(tmp_path / "run")
+    assert store.stopped_after() == len(store.iterations()) == 3
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("score", "advice"), [((0.5, 0.5, 0.5, 0.5), Advice.STOP), ((0.3, 0.5, 0.35, 0.2), Advice.ALARM)]
+)
+def test_advice_of_measured_curves(score: Sequence[float], advice: Advice) -> None:
+    """A curve that has levelled off; and one whose score falls while the verifier goes on praising itself."""
+
+    def gap(i: int) -> Gap:
+        u_s, u_v = (Quantity(limit * (1 + 0.5 * exp(-3 * i)), se=0.002) for limit in (20, 10))
+        return Gap("likelihood", 20, 20, 20, 4, {"solver_nll": u_s, "verifier_nll": u_v}, correlation=0.2)
+
+    gains = {i + 1: Quantity(score[i], se=0.02) for i in range(4)}
+    found = fitted({i + 1: {"likelihood": gap(i)} for i in range(4)}, gains, "likelihood", 0.95)
+    assert found is not None
+    assert found.advice is advice

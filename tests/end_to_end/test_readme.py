@@ -114,7 +114,7 @@ def test_every_command_has_help_and_a_mention() -> None:
     )
     names = (
         "run", "show", "top", "test", "register", "control", "baselines", "doctor", "config", "evaluate", "grade",
-        "plan", "apply", "export", "ablate", "polish", "transfer", "selfimprove", "gap fit",
+        "plan", "apply", "export", "ablate", "polish", "transfer", "selfimprove", "gap run", "gap fit",
         "gap simulate", "zoo list", "zoo finetune",
     )  # fmt: skip
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
