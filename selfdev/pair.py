@@ -50,6 +50,13 @@ def in_finals(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     return sorted(met, key=lambda c: (-(c.final_score or 0.0), c.iteration, c.index))
 
 
+def overall(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    """A run's ranking: those of the finals first, by their score there, then the others by their gain over the seed."""
+    met = in_finals(candidates)
+    ids = {c.id for c in met}
+    return met + [c for c in by_gain(candidates) if c.id not in ids]
+
+
 def ranked(candidates: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     """`by_score` without the refused: who may win, and be the chosen side of a pair."""
     return [c for c in by_score(candidates) if c.refused is None]

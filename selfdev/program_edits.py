@@ -111,7 +111,8 @@ def edits(source: str) -> list[Edit]:
         SyntaxError: not Python.
     """
     tree = _Tree.of(source)
-    found = [edit for c in constants(source) for edit in _constant_edits(tree, c)]
+    listed = constants(source)
+    found = [edit for c in listed for edit in _constant_edits(tree, c, _name(c, listed))]
     for place, node in enumerate(tree.nodes):
         found += _branch_edits(place, node)
         if isinstance(node, ast.stmt) and _removable(tree, node):
@@ -395,12 +396,17 @@ def _parameter_of(arguments: ast.arguments, default: ast.AST) -> str:
 # -- the edits --------------------------------------------------------------------------------------------------------
 
 
-def _constant_edits(tree: _Tree, c: Constant) -> Iterator[Edit]:
+def _name(c: Constant, listed: Sequence[Constant]) -> str:
+    """The number, with its place in the line where that holds it twice."""
+    twice = sum(other.line == c.line and other.value == c.value for other in listed) > 1
+    return f"{c.value!r} at column {c.column}" if twice else repr(c.value)
+
+
+def _constant_edits(tree: _Tree, c: Constant, name: str) -> Iterator[Edit]:
     node = tree.nodes[c.node]
     parent = tree.parent[id(node)]
-    here = f"in `{c.statement}`"
     if isinstance(parent, ast.keyword):
-        yield Edit("constant", tree.place[id(parent)], "remove", c.line, f"leave out {parent.arg}={c.value!r} {here}")
+        yield Edit("constant", tree.place[id(parent)], "remove", c.line, f"leave out {parent.arg}={name}")
         return
     values: tuple[int, ...] = (0, 1)
     if isinstance(parent, ast.BinOp):
@@ -408,12 +414,12 @@ def _constant_edits(tree: _Tree, c: Constant) -> Iterator[Edit]:
         if isinstance(parent.op, (ast.Mult, ast.Add)) or right:
             kept: Literal["left", "right"] = "left" if right else "right"
             rest = _short(ast.unparse(parent.left if right else parent.right))
-            text = f"`{_short(ast.unparse(parent))}` becomes `{rest}` {here}"
+            text = f"`{_short(ast.unparse(parent))}` becomes `{rest}`"
             yield Edit("constant", tree.place[id(parent)], kept, c.line, text)
             values = (0,) if isinstance(parent.op, ast.Mult) else ()
     for value in values:
         if value != c.value:
-            yield Edit("constant", c.node, "set", c.line, f"{c.value!r} becomes {value} {here}", value)
+            yield Edit("constant", c.node, "set", c.line, f"{name} becomes {value}", value)
 
 
 def _branch_edits(place: int, node: ast.AST) -> Iterator[Edit]:
@@ -544,6 +550,6 @@ def _same(text: str, plain: str) -> bool:
         return False
 
 
-def _short(text: str, most: int = 60) -> str:
+def _short(text: str, most: int = 48) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 3] + "..."

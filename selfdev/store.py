@@ -36,10 +36,13 @@ from selfdev.verifiers.base import Judgement
 FILE_NAME = "store.sqlite"
 RACE_BLOCK = "race block"  # the fact that holds the questions per round of a race; absent: no races
 NOISE = "seed against itself"  # the fact that holds how many verdicts of the seed differed the second time
+# Kinds of programs that every run is compared with. Other kinds of iteration 0 were asked for by a command.
+BASELINE_KINDS = ("seed", "source", "mean", "example", "task_arithmetic")
+AFTER = -1  # the iteration of programs made from one of a run's, once it has ended: tables of the run leave them out
+STOPPED = "stopped after"  # the fact that holds the last iteration of a run that ended early, and why
 SEALED = "sealed test"  # the fact that holds the digest of the sealed test questions
 
 
-STOPPED = "stopped after"  # the fact that holds the last iteration of a run that ended early, and why
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
     """One program: generated, or a baseline (kind `seed`, `source`, `mean`, `example`, `task_arithmetic`)."""
@@ -47,7 +50,7 @@ class CandidateRow:
     id: str
     kind: str  # "generated" or the kind of baseline
     name: str  # for people: "task arithmetic 0.2 0.4 0.6"; empty for generated ones
-    iteration: int  # 0 for baselines
+    iteration: int  # 0 for baselines, `AFTER` for what studies of a program make
     index: int
     checkpoint: str  # adapter directory relative to the run, "base", or "" for baselines
     temperature: float | None
@@ -179,6 +182,18 @@ class Store:
             with self.transaction():
                 self._db.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?, ?)", new)
 
+    def append_questions(self, rows: Sequence[QuestionRow]) -> None:
+        """Record further questions of one split, behind those that it holds."""
+        with self.transaction():
+            first = self.question_count(rows[0].split) if rows else 0
+            self._db.executemany(
+                "INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (q.id, str(q.split), first + i, q.prompt_hash, q.skill, q.block, q.turn, int(q.held_out))
+                    for i, q in enumerate(rows)
+                ],
+            )
+
     def question_count(self, split: Split, block: int | None = None, held_out: bool | None = None) -> int:
         """How many questions a split, a block of it or the held-out part of that holds."""
         row = self._db.execute(
@@ -217,6 +232,10 @@ class Store:
         )
         return [_candidate(r) for r in rows]
 
+    def baselines(self) -> list[CandidateRow]:
+        """The programs that every run is compared with, in their order."""
+        return [row for row in self.candidates(0) if row.kind in BASELINE_KINDS]
+
     def candidate(self, candidate_id: str) -> CandidateRow:
         """One candidate by id or unique prefix of an id.
 
@@ -247,11 +266,11 @@ class Store:
         Of the run's own programs and the baselines, or of a control's own programs: a control does not profit from what
         others have found.
         """
+        kinds = (kind, *BASELINE_KINDS) if kind == "generated" else (kind,)
         rows = self._db.execute(
-            """SELECT result_hash, fingerprint, COALESCE(duplicate_of, id) AS original FROM candidate
-               WHERE status = 'ok' AND (kind = :kind OR (:kind = 'generated' AND iteration = 0))
-               ORDER BY iteration, idx, kind""",
-            {"kind": kind},
+            f"""SELECT result_hash, fingerprint, COALESCE(duplicate_of, id) AS original FROM candidate
+               WHERE status = 'ok' AND kind IN ({", ".join("?" * len(kinds))}) ORDER BY iteration, idx, kind""",
+            kinds,
         )
         known: dict[str, str] = {}
         for r in rows:
@@ -335,6 +354,12 @@ class Store:
             table.setdefault(r["candidate_id"], [None] * size)[place] = bool(r["correct"])
         return table
 
+    def verdicts_on(self, candidate_id: str, questions: Sequence[str]) -> list[bool | None]:
+        """One candidate's verdicts on questions given by id, of any split; None where it was not asked."""
+        rows = self._db.execute("SELECT question_id, correct FROM answer WHERE candidate_id = ?", (candidate_id,))
+        found = {r["question_id"]: bool(r["correct"]) for r in rows}
+        return [found.get(i) for i in questions]
+
     def seed_verdicts(self, block: int) -> list[bool]:
         """The seed's verdicts on a block of dev questions, in their order; empty before it was scored."""
         return [bool(v) for v in next(iter(self.verdicts(0, "seed", block).values()), [])]
@@ -359,6 +384,14 @@ class Store:
                GROUP BY block, who, iteration ORDER BY block, iteration, who"""
         )
         return [(r[0], r[1], r[2], r[3], r[4]) for r in rows]
+
+    def study_uses(self) -> list[tuple[str, int, int]]:
+        """Questions that studies of single programs asked: (kind, questions used, question-evaluations)."""
+        rows = self._db.execute(
+            """SELECT kind, COUNT(DISTINCT question_id), COUNT(*) FROM answer JOIN question ON question.id = question_id
+               JOIN candidate ON candidate.id = candidate_id WHERE split = 'study' GROUP BY kind ORDER BY kind"""
+        )
+        return [(r[0], r[1], r[2]) for r in rows]
 
     def counts(self, split: Split, block: int | None = None, held_out: bool | None = None) -> dict[str, Score]:
         """Candidate id -> counted answers, for every candidate with answers; duplicates get their original's.
@@ -441,7 +474,7 @@ class Store:
     @property
     def _one_block(self) -> bool:
         """All iterations ask the same dev questions."""
-        return self._db.execute("SELECT MAX(block) FROM question").fetchone()[0] in (0, None)
+        return self._db.execute("SELECT MAX(block) FROM question WHERE split = 'dev'").fetchone()[0] in (0, None)
 
     @property
     def _finals_held_out(self) -> bool | None:

@@ -47,6 +47,7 @@ class Split(StrEnum):
 
     DEV = "dev"
     TEST = "test"
+    STUDY = "study"  # drawn like dev, beyond what the run asked: for looking into one program afterwards
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfdev.compute.base import Worker
 from selfdev.config import RunConfig, SandboxConfig
-from selfdev.errors import StageError, UsageError
+from selfdev.errors import DataError, StageError, UsageError
 from selfdev.generate import stream_seed
 from selfdev.generators.base import Generator
 from selfdev.prompting import render_prompt, text_hash
@@ -44,6 +44,8 @@ class Parts:
     # (names, the adapter that wrote the samples) -> the verifiers of those names, in order
     open_verifiers: Callable[[Sequence[str], Path | None], AbstractContextManager[list[Verifier]]]
     facts: dict[str, str]  # what must not change while a run goes on
+    # (first, count) -> questions drawn like dev that the run asks nowhere; none where the task has no more
+    fresh: Callable[[int, int], tuple[Question, ...]] = lambda first, count: ()
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -82,6 +84,7 @@ def build_parts(config: RunConfig) -> Parts:
         open_worker=lambda: open_local_worker(config, task, device),
         open_verifiers=lambda names, adapter: open_verifiers(config, prompt, device, names, adapter),
         facts=_facts(config, prompt, task),
+        fresh=lambda first, count: fresh_questions(config, task, envelope, first, count),
     )
 
 
@@ -96,6 +99,40 @@ def load_run_task(config: RunConfig) -> Task:
     from selfdev.tasks.chat import with_chat
 
     return with_chat(task, load_tokenizer(config.models.seed))
+
+
+def fresh_questions(config: RunConfig, task: Task, envelope: Envelope, first: int, count: int) -> tuple[Question, ...]:
+    """What a larger draw of dev questions adds behind the run's own, test questions left out.
+
+    Fewer than `count`, or none, where the task has no more or a larger draw would begin with other questions.
+    """
+    used, sealed = len(task.dev), {q.prompt_hash for q in envelope.questions}
+    found: tuple[Question, ...] = ()
+    for factor in (1, 2):  # twice as many where test questions were among them
+        wider = _wider_dev(config, used + factor * (first + count))
+        if {q.id for q in wider[:used]} != {q.id for q in task.dev}:
+            break
+        found = tuple(q for q in wider[used:] if text_hash(q.prompt) not in sealed)[first : first + count]
+        if len(found) == count:
+            break
+    return found
+
+
+def _wider_dev(config: RunConfig, count: int) -> tuple[Question, ...]:
+    """At least so many dev questions, drawn as the run draws its own; none where there are too few."""
+    from selfdev.tasks import load_task
+
+    larger = config.task.model_copy(update={"dev_size": -(-count // config.blocks), "test_size": 1})
+    try:
+        wider = load_task(larger, config.seed, config.blocks)
+    except (DataError, UsageError):
+        return ()
+    if config.task.chat_template:
+        from selfdev.models import load_tokenizer
+        from selfdev.tasks.chat import with_chat
+
+        wider = with_chat(wider, load_tokenizer(config.models.seed))
+    return wider.dev
 
 
 def in_race_order(task: Task, seed: int) -> Task:

@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from selfdev import __version__
 from selfdev.cli import (
+    ablate,
     apply,
     config,
     control,
@@ -22,10 +23,12 @@ from selfdev.cli import (
     gap,
     grade,
     plan,
+    polish,
     run,
     selfimprove,
     show,
     test,
+    transfer,
     zoo,
 )
 from selfdev.errors import SelfdevError
@@ -42,6 +45,9 @@ app.command("test")(test.test)
 app.command("register")(test.register)
 app.command("control")(control.control)
 app.command("baselines")(control.baselines)
+app.command("transfer", cls=transfer.Command)(transfer.transfer)
+app.command("polish")(polish.polish)
+app.command("ablate")(ablate.ablate)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("config")(config.show_config)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from selfdev.estimates import final_rows
 from selfdev.gap_records import recorded
-from selfdev.pair import by_gain, in_finals
+from selfdev.pair import by_gain, in_finals, overall
 from selfdev.report.arms import arms_table
 from selfdev.report.gap import gap_tables, gap_text
 from selfdev.report.test import noise_floor, test_report
@@ -40,6 +40,7 @@ def iteration_summary(store: Store, iteration: int) -> RenderableType:
     if record is not None:
         parts.append(_training(store, iteration, record["train"]))
         parts.append(_evidence(record["evidence"]))
+        parts.append(_external(record["evidence"]))
         parts.append(gap_text(record["gap"]))
     parts.append(_seconds(store, iteration))
     heat = "" if record is None else f", temperature {record['temperature']:.3g}"
@@ -135,6 +136,14 @@ def _evidence(evidence: dict[str, Any]) -> Text | None:
     return Text(f"pairs in the wrong order, estimated: {' · '.join(said)} (rule {evidence['rule']})", style="dim")
 
 
+def _external(evidence: dict[str, Any]) -> Text | None:
+    """How many pairs have a human-designed merge as the chosen side."""
+    found = evidence.get("external")
+    if found is None:
+        return None
+    return Text(f"external pairs: {found['pairs']}, asked for {found['share']:.1%} of all", style="dim")
+
+
 def _training(store: Store, iteration: int, train: dict[str, float]) -> Text:
     pairs = store.pair_count(iteration)
     if not train.get("steps"):
@@ -159,7 +168,7 @@ def dev_table(store: Store, top: int = 5) -> Table:
     def add(title: str, candidate: str) -> None:
         _add_counts(table, title, counts.get(candidate), _gain_cells(rows.get(candidate), seed))
 
-    for row in store.candidates(0):
+    for row in store.baselines():
         if row.kind != "task_arithmetic":
             add(_title(row), row.id)
     table.add_section()
@@ -209,7 +218,7 @@ def _grid_range(store: Store, counts: dict[str, Score]) -> list[tuple[str, Candi
 
 
 def _grid(store: Store, counts: dict[str, Score]) -> list[CandidateRow]:
-    grid = [row for row in store.candidates(0) if row.kind == "task_arithmetic" and row.id in counts]
+    grid = [row for row in store.baselines() if row.kind == "task_arithmetic" and row.id in counts]
     return sorted(grid, key=lambda row: (-counts[row.id].correct, row.index))
 
 
@@ -231,9 +240,11 @@ def question_table(store: Store) -> Table:
         size, held = store.question_count(Split.DEV, block), store.question_count(Split.DEV, block, True)
         raced = bool(held) and (block > 0 or store.question_count(Split.DEV, 1) == 0)
         name = f"dev block {block}" + (f", {held} held out" if raced else "")
-        table.add_row(
-            name, "selfdev" if who == "generated" else who, str(iteration or "-"), f"{used}/{size}", str(evaluations)
-        )  # fmt: skip
+        who = "selfdev" if who == "generated" else who
+        table.add_row(name, who, str(iteration) if iteration > 0 else "-", f"{used}/{size}", str(evaluations))
+    for kind, used, evaluations in store.study_uses():
+        size = store.question_count(Split.STUDY)
+        table.add_row("drawn after the run", kind, "-", f"{used}/{size}", str(evaluations))
     for opening in store.ledger():
         count = f"{opening.questions}/{store.question_count(Split.TEST)}"
         spent = str(opening.questions * len(opening.candidates))
@@ -244,12 +255,10 @@ def question_table(store: Store) -> Table:
 def top_table(store: Store, count: int) -> Table:
     """The best discovered algorithms of all iterations: those of the finals first, then by gain over the seed."""
     every = store.scored()
-    met = in_finals(every)
     table = Table(title=f"best {count} discovered algorithms", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "algorithm", "iteration", "finals", "iteration's dev", "gain over the seed", "kind of merge"):
         table.add_column(column, justify="left" if column in ("algorithm", "kind of merge") else "right")
-    order = met + [c for c in by_gain(every) if c.id not in {m.id for m in met}]
-    for rank, c in enumerate(order[:count], start=1):
+    for rank, c in enumerate(overall(every)[:count], start=1):
         final = "" if c.final_correct is None else f"{c.final_correct}/{c.final_total} = {c.final_score:.3f}"
         tags = ", ".join(store.candidate(c.id).tags)
         dev = f"{c.correct}/{c.total} = {c.score:.3f}"
@@ -312,7 +321,7 @@ def _facts(store: Store, row: CandidateRow) -> dict[str, str]:
     original = store.candidate(row.duplicate_of) if row.duplicate_of else row
     if original.tags:
         facts["kind of merge"] = ", ".join(original.tags)
-    for split in (Split.DEV, Split.TEST):
+    for split in Split:
         counted = store.counts(split).get(row.id)
         if counted is not None:
             facts[str(split)] = _describe(counted)

@@ -75,6 +75,8 @@ def test_report(store: Store) -> RenderableType:
 
 def title(store: Store, role: str, row: CandidateRow) -> str:
     """How a registered candidate is called in a table."""
+    if role.startswith("transfer "):
+        return row.name
     names = {"winner": f"best on dev, {row.id}", "baseline": f"best baseline on dev: {row.name}", "seed": row.name}
     return names.get(role, f"{row.kind} {row.id}" if role.startswith("named") else f"{role}: {row.id}")
 
@@ -140,6 +142,8 @@ def _sentence(c: Comparison) -> Text:
 def _named(store: Store, compared: Sequence[Comparison]) -> Text:
     """Whether there is a winner: only where the evidence says so."""
     best = store.winners().get("winner")
+    if best is None:
+        return _counted(compared)
     found = {c.against: c.verdict for c in compared if c.candidate == best}
     if found.get("seed") is not Verdict.BETTER:
         return Text(f"no winner: {best} is not resolvably better than the seed", style="bold")
@@ -148,6 +152,16 @@ def _named(store: Store, compared: Sequence[Comparison]) -> Text:
     beside = {Verdict.BETTER: "and", Verdict.WORSE: "and worse than", Verdict.NOT_RESOLVED: "but not resolvably than"}
     word = beside[found["baseline"]]
     return Text(f"{best} is better than the seed {word} the best human-designed merge", style="bold")
+
+
+def _counted(compared: Sequence[Comparison]) -> Text:
+    """Of a list without a winner: how many are resolvably better than what."""
+    said = []
+    for against, name in (("seed", "the seed"), ("baseline", "the best human-designed merge")):
+        verdicts = [c.verdict for c in compared if c.against == against]
+        better, worse = verdicts.count(Verdict.BETTER), verdicts.count(Verdict.WORSE)
+        said.append(f"{better} of {len(verdicts)} are better than {name}, {worse} worse")
+    return Text("; ".join(said), style="bold")
 
 
 def _resolution(store: Store, compared: Sequence[Comparison]) -> Text:

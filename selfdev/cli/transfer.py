@@ -1,0 +1,63 @@
+"""`selfdev transfer`: what a run found, on other siblings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from selfdev.cli.apply import Command as SourcesCommand
+from selfdev.cli.run import plain
+from selfdev.cli.show import RunPath
+from selfdev.cli.test import begun
+
+Command = SourcesCommand  # `--sources A B C`
+
+
+def transfer(
+    run: RunPath,
+    sources: Annotated[
+        list[str], typer.Option("--sources", help="Other models fine-tuned from the seed, in order: --sources A B C.")
+    ],
+    seed_model: Annotated[
+        str | None, typer.Option("--seed-model", "-m", help="Another seed of these sources; default: the run's.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many of the run's best programs.")] = 15,
+    budget: Annotated[
+        int | None,
+        typer.Option("--budget", min=1, help="Question-evaluations to re-tune baselines; default: 30 programs' worth."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A run directory of its own; default RUN/transfer-HASH.")
+    ] = None,
+) -> None:
+    """Try a run's best programs on other models, beside human-designed merges that are re-tuned there."""
+    from selfdev import baselines
+    from selfdev import transfer as core
+    from selfdev.report.transfer import transfer_report
+    from selfdev.rundir import read_run_config
+    from selfdev.store import FILE_NAME, Store
+    from selfdev.study import seconds_per_question
+
+    console = Console()
+    config = core.config_for(read_run_config(run), sources, seed_model)
+    store = Store(run / FILE_NAME, read_only=True)
+    try:
+        named, each = core.entrants(store, top), seconds_per_question(store)
+    finally:
+        store.close()
+    path = out or run / core.directory_name(config)
+    tuning = budget or core.TUNED_PROGRAMS * config.task.dev_size
+    count = core.evaluations(config, len(baselines.table(config.models.sources)) + 1, len(named), tuning)
+    minutes = "" if each is None else f", about {count * each / 60:.1f} minutes at the speed of the run"
+    plain(console, f"{len(named)} programs, named before any question: {' '.join(e.id for e in named)}")
+    plain(console, f"at most {count} question-evaluations, {tuning} of them to tune baselines{minutes}")
+    plain(console, f"run directory: {path}")
+    with begun(path, config, console) as work:
+        core.transfer(work, named, tuning)
+        console.print(transfer_report(work.store))
+        opened = work.store.openings()
+    if not opened:
+        plain(console, f"registered; the test set is sealed, to open it: selfdev test {path}")

@@ -1,0 +1,281 @@
+"""Studies of one program of a run that has ended: what `selfdev ablate` and `selfdev polish` share.
+
+A study makes programs from the given one and compares them with it, question by question. Its programs are rows of the
+run's store with a kind of their own and the iteration `AFTER`, so that every command that takes an id takes theirs, and
+no table of the run changes; the given program takes part as a copy, the first row. It asks questions that the run asked
+nowhere (drawn like dev, beyond the run's; each study its own), because on those that a program was chosen by its score
+is too good and everything made from it would look worse. The last part of them is held out: no decision sees it.
+
+Everything is in the store, a program's outcome with its first answers as one transaction, and every decision is taken
+anew from it: the same call continues a study that was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from selfdev.compute.base import Worker
+from selfdev.errors import RunError, StageError
+from selfdev.evaluation import Run, answer_again, lazy_worker, program_of, prompts_of, record
+from selfdev.generate import stream_seed
+from selfdev.prompting import text_hash
+from selfdev.race import question_order
+from selfdev.report.tables import printable
+from selfdev.rundir import write_atomic
+from selfdev.stats import discordant
+from selfdev.store import AFTER, CandidateRow, QuestionRow, Store, candidate_id, program_row
+from selfdev.types import ExecutionStatus, Question, Split
+
+HELD_OUT = 0.3  # of a study's questions
+FEWEST = 10  # questions that decide, below which nothing can be told
+
+Origin = Literal["fresh", "others", "own"]
+ORIGINS: dict[Origin, str] = {
+    "fresh": "drawn for this study; the run asked them nowhere",
+    "others": "of the run's other iterations: the task has no more; this program has not met them",
+    "own": "those that this program was chosen by: the task has no more, so its own score is too good here",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One program under study, and the questions."""
+
+    run: Run
+    kind: str  # of its rows in the store
+    of: CandidateRow  # the program, in the run
+    questions: tuple[Question, ...]  # in random order
+    deciding: int  # the first so many; the others are held out
+    origin: Origin
+
+    @property
+    def decide(self) -> tuple[Question, ...]:
+        """Questions that decisions may rest on."""
+        return self.questions[: self.deciding]
+
+    @property
+    def held_out(self) -> tuple[Question, ...]:
+        """Questions for estimates."""
+        return self.questions[self.deciding :]
+
+    @property
+    def store(self) -> Store:
+        """The run's."""
+        return self.run.store
+
+    def rows(self) -> list[CandidateRow]:
+        """The programs of the study so far, in order; the first is the copy of the given one."""
+        return self.store.candidates(AFTER, self.kind)
+
+    def add(self, index: int, name: str, source: str) -> CandidateRow:
+        """The row of one program; one that is there stays. It draws the random numbers of the given program.
+
+        Raises:
+            StageError: another program has this place, so the study was begun by other rules.
+        """
+        row = program_row(self.kind, name, AFTER, index, source, self.of.execution_seed)
+        self.store.add_candidates([row])
+        try:
+            return self.store.candidate(row.id)
+        except RunError:
+            raise StageError(
+                f"{self.kind} was begun by a version that made other programs; it cannot be continued"
+            ) from None
+
+    def has(self, index: int, source: str) -> bool:
+        """This very program has this place already."""
+        wanted = candidate_id(self.kind, AFTER, index, source)
+        return any(row.id == wanted for row in self.rows())
+
+    def spent(self) -> int:
+        """Question-evaluations so far."""
+        ids = [q.id for q in self.questions]
+        return sum(v is not None for row in self.rows() for v in self.store.verdicts_on(row.id, ids))
+
+    def verdicts(self, row: CandidateRow, questions: Sequence[Question]) -> list[bool | None]:
+        """A program's verdicts; what repeats a merge of the study has that one's."""
+        return self.store.verdicts_on(row.duplicate_of or row.id, [q.id for q in questions])
+
+    def against(self, row: CandidateRow, other: CandidateRow, questions: Sequence[Question]) -> tuple[int, int, int]:
+        """(wins, losses, questions) of the first against the second, where both were asked."""
+        return discordant(self.verdicts(row, questions), self.verdicts(other, questions))
+
+
+def check_ended(run: Run) -> None:
+    """
+    Raises:
+        RunError: the run goes on.
+    """
+    if len(run.store.iterations()) < run.iterations or not run.store.winners():
+        raise RunError(f"{run.directory.path} has not ended; `selfdev run` with its configuration goes on with it")
+
+
+def subject(store: Store, name: str) -> CandidateRow:
+    """The program that a person means: an id, its beginning, or a registered role such as `winner`.
+
+    Raises:
+        RunError: there is none, or it has no merged model.
+    """
+    row = store.candidate(store.winners().get(name, name))
+    if row.status is not ExecutionStatus.OK or row.source is None:
+        raise RunError(f"{row.id} ended with {row.status or 'no outcome yet'}, so there is no merge to look into")
+    return row
+
+
+def kind_of(what: str, of: CandidateRow) -> str:
+    """The kind of a study's rows in the store."""
+    return f"{what} {of.id}"
+
+
+def begin(run: Run, what: str, of: CandidateRow, count: int, settings: Mapping[str, Any]) -> Study:
+    """Begin or continue a study with about `count` questions.
+
+    Args:
+        run: a run that has ended.
+        what: "ablation" or "polish": the kind of its rows is this and the program's id.
+        of: the program.
+        count: questions, held-out ones included; fewer where the task has no more.
+        settings: what must not change between two sittings.
+
+    Raises:
+        RunError: begun with other settings, or too few questions are there.
+    """
+    kind = kind_of(what, of)
+    key = f"study {kind}"
+    recorded = run.store.get_meta(key)
+    if recorded is None:
+        study, first, wanted = _draw(run, kind, of, count)
+        with run.store.transaction():
+            if study.origin == "fresh":
+                run.store.append_questions(_question_rows(study))
+            run.store.set_meta(key, json.dumps(
+                {"origin": study.origin, "first": first, "count": wanted, "deciding": study.deciding,
+                 "settings": dict(settings)}))  # fmt: skip
+        return study
+    old = json.loads(recorded)
+    if old["settings"] != dict(settings):
+        said = ", ".join(f"{name} {value}" for name, value in old["settings"].items())
+        raise RunError(f"the {what} of {of.id} was begun with {said}; give the same, or study another program")
+    questions = _of(run, kind, of, old["origin"], old["first"], old["count"])
+    return Study(run, kind, of, questions, old["deciding"], old["origin"])
+
+
+def _draw(run: Run, kind: str, of: CandidateRow, count: int) -> tuple[Study, int, int]:
+    """The study, the first of its fresh questions, and how many were asked for."""
+    first = run.store.question_count(Split.STUDY)
+    origin: Origin = "fresh"
+    wanted, questions = count, _of(run, kind, of, origin, first, count)
+    while len(questions) < wanted and wanted >= 4 * FEWEST:
+        wanted //= 2
+        questions = _of(run, kind, of, origin, first, wanted)
+    if len(questions) < min(count, 2 * FEWEST):
+        origin, first, wanted = "others", 0, count
+        questions = _of(run, kind, of, origin, first, count)
+        if len(questions) < 2 * FEWEST:
+            origin = "own"
+            questions = _of(run, kind, of, origin, first, count)
+    deciding = len(questions) - round(HELD_OUT * len(questions))
+    if deciding < FEWEST:
+        raise RunError(f"{len(questions)} dev questions are too few to compare programs on; {2 * FEWEST} are needed")
+    return Study(run, kind, of, questions, deciding, origin), first, wanted
+
+
+def _of(run: Run, kind: str, of: CandidateRow, origin: str, first: int, count: int) -> tuple[Question, ...]:
+    """The questions of a study in the random order that its kind seeds."""
+    task, config = run.parts.task, run.config
+    if origin == "fresh":
+        pool = list(run.parts.fresh(first, count))
+    else:
+        met = {0, config.block_of(max(of.iteration, 0))}
+        unmet = [number for number in range(task.blocks) if number not in met]
+        blocks = unmet if origin == "others" else sorted(met)
+        pool = [q for number in blocks for q in task.block(number)][:count]
+    return tuple(pool[i] for i in question_order(len(pool), stream_seed(config.seed, f"study {kind}", 0, 0)))
+
+
+def _question_rows(study: Study) -> list[QuestionRow]:
+    return [
+        QuestionRow(q.id, Split.STUDY, text_hash(q.prompt), q.skill, 0, turn, turn >= study.deciding)
+        for turn, q in enumerate(study.questions)
+    ]
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+Ask = Callable[[CandidateRow, Sequence[Question]], CandidateRow]
+
+
+@contextmanager
+def asking(study: Study) -> Iterator[Ask]:
+    """A function that has a program answer those of some questions that it has not answered; gives its row anew.
+
+    With no questions the program only runs: whether it has a merge, and another one, is known then.
+    """
+    with lazy_worker(study.run) as worker:
+        known = study.store.known_results(study.kind)
+        yield lambda row, questions: _ask(study, worker, known, row, questions)
+
+
+def _ask(
+    study: Study, worker: Callable[[], Worker], known: dict[str, str], row: CandidateRow, questions: Sequence[Question]
+) -> CandidateRow:
+    store, run = study.store, study.run
+    row = store.candidate(row.id)
+    if row.status is None:
+        record(run, row.id, worker().run(program_of(row), prompts_of(questions), known), known, questions)
+        row = store.candidate(row.id)
+    if row.status is ExecutionStatus.OK:
+        owner = store.candidate(row.duplicate_of or row.id)
+        verdicts = store.verdicts_on(owner.id, [q.id for q in questions])
+        missing = [q for q, verdict in zip(questions, verdicts, strict=True) if verdict is None]
+        if missing and owner.status is ExecutionStatus.OK:
+            answer_again(run, worker(), owner, missing)
+    return store.candidate(row.id)
+
+
+def copy_of(study: Study, ask: Ask, questions: Sequence[Question]) -> CandidateRow:
+    """The given program as the study's first row, with its answers.
+
+    Raises:
+        StageError: it does not give the merge that it gave in the run.
+    """
+    assert study.of.source is not None
+    row = ask(study.add(0, f"{study.of.id} as it is", study.of.source), questions)
+    if row.status is not ExecutionStatus.OK:
+        raise StageError(f"{study.of.id} does not run any more: {row.status}, {row.error}")
+    if study.of.result_hash is not None and row.result_hash != study.of.result_hash:
+        raise StageError(f"{study.of.id} gives other bits than in the run, so nothing can be compared with it")
+    return row
+
+
+# -- for people -------------------------------------------------------------------------------------------------------
+
+
+def seconds_per_question(store: Store) -> float | None:
+    """What one question-evaluation took in the run; None where it is not known."""
+    spent = sum(
+        seconds
+        for iteration, phases in store.seconds().items()
+        for name, seconds in phases.items()
+        if name in (("evaluate", "race") if iteration else ("finals",))
+    )
+    count = store.evaluations("generated")
+    return spent / count if count and spent else None
+
+
+def cost_line(store: Store, evaluations: int) -> str:
+    """Question-evaluations, and how long they may take."""
+    each = seconds_per_question(store)
+    minutes = "" if each is None else f", about {evaluations * each / 60:.1f} minutes at the speed of the run"
+    return f"at most {evaluations} question-evaluations{minutes}"
+
+
+def write_program(path: Path, header: Mapping[str, str], source: str) -> None:
+    """A runnable algorithm file with comments on top that say where it comes from."""
+    lines = [f"# {key}: {' '.join(value.split())}" for key, value in header.items()]
+    write_atomic(path, "\n".join(map(printable, lines)) + "\n\n" + printable(source).strip("\n") + "\n")

@@ -1,0 +1,164 @@
+"""What a run found, tried on other siblings with its numbers as they are (transfer, arXiv 2410.15639).
+
+The run's best distinct programs, by its own ranking, are named before any question is asked. They run as they are on
+task vectors of other models, in a run directory of their own: the same task, the same questions, other sources. Beside
+them stand the baselines of every run and the human-designed methods RE-TUNED on these models with a stated number of
+question-evaluations (`selfdev.tuning`). All answer one block of dev questions. The programs, the seed and the best
+baseline, tuned ones among them, are registered, so that `selfdev test` can open the sealed test set for them.
+
+On dev the best baseline is the best of many on these very questions, which flatters it; the transferred programs were
+chosen on other models. A program that is written for another number of sources fails, and its row says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from selfdev import tuning
+from selfdev.config import RunConfig
+from selfdev.errors import RunError, UsageError
+from selfdev.evaluation import Run, evaluate_listed
+from selfdev.methods import NAMES
+from selfdev.pair import overall
+from selfdev.store import CandidateRow, Store, program_row
+from selfdev.types import ExecutionStatus
+
+KIND = "transfer"
+TUNED_PROGRAMS = 30  # a tuning budget by default: so many programs that answer the block
+PERMUTATIONS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A program of a run on its way to other models."""
+
+    rank: int  # in its run; 1 is the best
+    id: str  # in its run
+    source: str
+    execution_seed: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.id}, rank {self.rank}"
+
+
+def entrants(store: Store, top: int) -> list[Entrant]:
+    """The best distinct programs that a run discovered.
+
+    Raises:
+        RunError: it has none.
+    """
+    best = overall(store.scored())[:top]
+    if not best:
+        raise RunError(f"{store.path.parent} has no scored program yet; `selfdev run` with its configuration goes on")
+    rows = [store.candidate(c.id) for c in best]
+    return [Entrant(rank, row.id, str(row.source), row.execution_seed) for rank, row in enumerate(rows, start=1)]
+
+
+def config_for(config: RunConfig, sources: Sequence[str], seed_model: str | None) -> RunConfig:
+    """The run's configuration with other models.
+
+    Raises:
+        UsageError: no sources, one twice, or the run's own.
+    """
+    values: dict[str, Any] = json.loads(config.to_json())
+    seed = seed_model or config.models.seed
+    if (seed, sorted(sources)) == (config.models.seed, sorted(config.models.sources)):
+        raise UsageError(f"{' '.join(sources)} are the models of the run itself; give other --sources")
+    values["models"] |= {"seed": seed, "sources": list(sources)}
+    try:
+        return RunConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UsageError(f"--sources {' '.join(sources)} given: {error.errors()[0]['msg']}") from None
+
+
+def directory_name(config: RunConfig) -> str:
+    """Of a transfer to these models, below the run."""
+    models = "|".join((config.models.seed, *config.models.sources))
+    return f"transfer-{hashlib.sha256(models.encode()).hexdigest()[:8]}"
+
+
+def evaluations(run_config: RunConfig, baselines: int, programs: int, budget: int) -> int:
+    """Question-evaluations of a transfer at most: seed on every block, the rest on one, tuning."""
+    block = run_config.task.dev_size
+    return block * (run_config.blocks + baselines - 1 + programs) + budget
+
+
+def transfer(run: Run, named: Sequence[Entrant], budget: int) -> None:
+    """Score the named programs and tune the baselines; register who is to be tested.
+
+    Args:
+        run: a directory of other models, whose baselines are scored.
+        named: from `entrants`; the directory keeps its first list.
+        budget: question-evaluations for tuning; a larger one goes on until the list is registered.
+
+    Raises:
+        RunError: begun with another list.
+    """
+    rows = [program_row(KIND, e.name, 0, e.rank, e.source, e.execution_seed) for e in named]
+    begun = run.store.candidates(0, KIND)
+    if begun and [row.id for row in begun] != [row.id for row in rows]:
+        raise RunError(
+            f"{run.directory.path} was begun with another list ({len(begun)} programs, the first {begun[0].name}); "
+            "give the --top of then, or another --out"
+        )
+    run.store.add_candidates(rows)
+    evaluate_listed(run, run.store.candidates(0, KIND))
+    if "baseline" not in run.store.winners():
+        tuning.tune(run, NAMES, budget)
+        register(run.store)
+
+
+def register(store: Store) -> None:
+    """Name the seed, the best baseline and every transferred program that has a merge of its own."""
+    seed = next(row.id for row in store.baselines() if row.kind == "seed")
+    roles = {"seed": seed, "baseline": best_baseline(store).id}
+    for row in store.candidates(0, KIND):
+        if row.status is ExecutionStatus.OK and row.duplicate_of is None and row.refused is None:
+            roles[f"{KIND} {row.index}"] = row.id
+    store.register(roles)
+
+
+def best_baseline(store: Store) -> CandidateRow:
+    """The best human-designed merge on dev, tuned ones among them; the first of equals, those of every run first."""
+    counts = store.final_counts()
+    rows = [row for row in (*store.baselines(), *store.candidates(0, tuning.KIND)) if row.kind != "seed"]
+    scored = [row for row in rows if row.id in counts and row.duplicate_of is None and row.refused is None]
+    return max(scored, key=lambda row: counts[row.id].correct)
+
+
+def rank_correlation(ranks: Sequence[int], scores: Sequence[float]) -> tuple[float, float] | None:
+    """Spearman's correlation of being ranked better there with scoring better here, and its two-sided p-value.
+
+    The p-value is the share of 10,000 seeded random orders (the one that is there among them) whose correlation is at
+    least as far from 0. None for fewer than three programs, or where all score alike.
+    """
+    if len(ranks) < 3 or len(set(scores)) < 2:
+        return None
+    good, here = _mean_ranks([-float(rank) for rank in ranks]), _mean_ranks(scores)
+    found = _pearson(good, here)
+    rng, shuffled, extreme = Random(0), list(here), 1
+    for _ in range(PERMUTATIONS - 1):
+        rng.shuffle(shuffled)
+        extreme += abs(_pearson(good, shuffled)) >= abs(found) - 1e-12
+    return found, extreme / PERMUTATIONS
+
+
+def _mean_ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [(ordered.index(v) + len(ordered) - 1 - ordered[::-1].index(v)) / 2 for v in values]
+
+
+def _pearson(first: Sequence[float], second: Sequence[float]) -> float:
+    a, b = sum(first) / len(first), sum(second) / len(second)
+    both = sum((x - a) * (y - b) for x, y in zip(first, second, strict=True))
+    spread = sum((x - a) ** 2 for x in first) * sum((y - b) ** 2 for y in second)
+    return float(both / spread**0.5)

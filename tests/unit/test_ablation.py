@@ -1,0 +1,202 @@
+"""Ablations of a scripted run: planted no-ops and a planted essential line are recovered; it resumes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from selfdev import ablation, loop
+from selfdev.ablation import Worth, ablate, plan, removals
+from selfdev.compute.scripted import ScriptedWorker
+from selfdev.errors import RunError, UsageError
+from selfdev.evaluation import Run
+from selfdev.report.ablation import ablation_report, simplest_sentence, write_simplest
+from selfdev.report.live import RunView
+from selfdev.rundir import RunDirectory
+from selfdev.store import Store
+from selfdev.types import Question, Split
+from tests.scripted import HashedWorker, racing_config, racing_parts, write_spread
+
+SOURCE = """import torch
+
+
+def merge_models(task_vectors):
+    strong = 0.9  # quality of the whole
+    strong = strong * 1.0
+    weak = 0.8
+    return strong
+"""
+FRESH = tuple(Question(f"fresh-{i}", f"Question: fresh {i}\nAnswer:", str(i + 1), "add") for i in range(400))
+
+
+def quality(source: str) -> float | None:
+    """What running `SOURCE` with plain Python returns; the samples' own comment otherwise."""
+    if "# quality 0" in source or "# quality f" in source:
+        text = source.split("# quality ")[1].split()[0]
+        return None if text == "fails" else float(text)
+    if "strong" not in source:
+        return 0.4 if "torch.zeros_like(tensor)" not in source else 0.3
+    scope: dict = {}
+    try:
+        exec(source.replace("import torch", ""), scope)
+        return min(1.0, float(scope["merge_models"]([])))
+    except Exception:
+        return None
+
+
+def parts(workers: list[ScriptedWorker] | None = None):
+    made = racing_parts(quality_of=quality)
+    answers = {q.prompt: f" #### {q.gold}" for q in FRESH}
+
+    def open_worker():
+        with made.open_worker() as worker:
+            worker._answers |= answers
+        if workers is not None:
+            workers.append(worker)
+        return nullcontext(worker)
+
+    def sample(index, temperature, adapter):
+        return SOURCE + "```" if index == 0 and adapter is None else write_spread(index, temperature, adapter)
+
+    generator = type(made.generator)(sample, batch_size=4)
+    return replace(
+        made, generator=generator, open_worker=open_worker, fresh=lambda first, count: FRESH[first : first + count]
+    )
+
+
+@contextmanager
+def opened(path: Path, workers: list[ScriptedWorker] | None = None):
+    config = racing_config(iterations=2)
+    with open(os.devnull, "w") as sink, RunDirectory(path, config) as directory:
+        directory.begin()
+        yield Run(config, directory, parts(workers), RunView(Console(file=sink)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("ablation") / "run"
+    with opened(path) as run:
+        loop.run(run.config, run.directory, run.parts, run.view)
+    return path
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def planted(store: Store):
+    return next(row for row in store.candidates(1, "generated") if row.source and "strong" in row.source)
+
+
+def test_every_part_is_told_from_the_others(copied: Path) -> None:
+    with opened(copied) as run:
+        before = run.store.scored(), run.store.final_counts(), run.store.known_results()
+        found = ablate(run, planted(run.store), 3000)
+        worth = {f.edit.text: f.worth for f in found.findings}
+        assert worth["remove `weak = 0.8`"] is Worth.IDENTICAL
+        assert worth["remove `strong = strong * 1.0`"] is Worth.IDENTICAL
+        assert worth["remove `strong = 0.9`"] is Worth.FAILS
+        assert worth["0.9 becomes 0"] is Worth.ESSENTIAL
+        assert worth["0.9 becomes 1"] is Worth.BETTER  # right on everything
+        zero = next(f for f in found.findings if f.edit.text == "0.9 becomes 0")
+        assert (zero.wins, zero.losses) == (0, pytest.approx(0.9 * zero.questions, rel=0.1))
+        assert zero.p_value < 1e-6
+        assert found.simplest.identical
+        without = [line for line in SOURCE.splitlines() if "weak" not in line and "* 1.0" not in line]
+        assert found.simplest.source.splitlines() == without
+        assert "the same merge, so no question is needed" in simplest_sentence(found)
+        assert found.spent <= 3000
+        assert (run.store.scored(), run.store.final_counts(), run.store.known_results()) == before
+        console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        with console.file:
+            console.print(ablation_report(found))
+        assert "same merge" in console.export_text()
+        path = write_simplest(copied, found)
+        assert path is not None
+        assert f"# simplified from: {found.study.of.id}" in path.read_text()
+        assert run.store.candidate(found.simplest.candidate).source == found.simplest.source
+
+
+def test_it_asks_questions_that_the_run_asked_nowhere(copied: Path) -> None:
+    with opened(copied) as run:
+        study = ablate(run, planted(run.store), 3000).study
+        assert study.origin == "fresh"
+        asked = {a.question_id for row in study.rows() for a in run.store.answers(row.id, Split.STUDY)}
+        assert asked <= {q.id for q in FRESH}
+        assert not any(run.store.answers(row.id, Split.DEV) for row in study.rows())
+        # another study of the same run has questions of its own
+        other = next(c for c in run.store.scored() if c.correct and c.id != study.of.id and c.duplicate_of is None)
+        second = ablation.begin(run, "other", run.store.candidate(other.id), 50, {})
+        assert not {q.id for q in second.questions} & {q.id for q in study.questions}
+        with pytest.raises(RunError, match="was begun with budget 3000"):
+            ablate(run, planted(run.store), 2999)
+
+
+def test_stopped_anywhere_it_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    class Stopping(HashedWorker):
+        left = 3
+
+        def run(self, *args):
+            self._count()
+            return super().run(*args)
+
+        def again(self, *args):
+            self._count()
+            return super().again(*args)
+
+        def _count(self):
+            Stopping.left -= 1
+            if Stopping.left < 0:
+                raise Stop
+
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    for path in (whole, pieces):
+        shutil.copytree(finished, path)
+    with opened(whole) as run:
+        expected = ablate(run, planted(run.store), 2000)
+        dump = run.store.dump()
+    stops = 0
+    while True:
+        Stopping.left = 3
+        with opened(pieces) as run:
+            inner = run.parts.open_worker
+
+            def open_worker(inner=inner):
+                with inner() as worker:
+                    stopping = Stopping(worker._quality, worker._answers)
+                return nullcontext(stopping)
+
+            run = Run(run.config, run.directory, replace(run.parts, open_worker=open_worker), run.view)
+            try:
+                found = ablate(run, planted(run.store), 2000)
+            except Stop:
+                stops += 1
+                continue
+            assert run.store.dump() == dump
+            assert (found.findings, found.simplest) == (expected.findings, expected.simplest)
+            break
+    assert stops >= 2
+    with opened(pieces, workers := []) as run:
+        ablate(run, planted(run.store), 2000)
+    assert not any(worker.runs or worker.again_runs for worker in workers)
+
+
+def test_a_budget_that_does_not_reach_is_refused() -> None:
+    with pytest.raises(UsageError, match="10 merges to ask need at least"):
+        plan(10, 100)
+    with pytest.raises(UsageError, match="no constant, branch or statement"):
+        removals("def merge_models(tvs):\n    return tvs[0]\n")
+    assert plan(10, 10**9) == ablation.MOST_QUESTIONS
+    assert plan(10, 2000) == 169  # 118 decide (2000 / (1 + 10 * 1.5 + 2 * 0.3 / 0.7)), which are 70 %
+    assert len(removals(SOURCE)) >= 6

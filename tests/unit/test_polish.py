@@ -1,0 +1,171 @@
+"""Polishing on a scripted run: a planted better constant is found and shown on held-out questions; noise is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from selfdev import loop
+from selfdev.errors import UsageError
+from selfdev.evaluation import Run
+from selfdev.polish import bounds, plan, polish, tunable
+from selfdev.power import Verdict
+from selfdev.program_edits import constants
+from selfdev.report.live import RunView
+from selfdev.report.polish import polish_report, sentence, write_polished
+from selfdev.rundir import RunDirectory
+from selfdev.store import Store
+from selfdev.types import Split
+from tests.scripted import HashedWorker, racing_config, scripted_parts, write_spread
+from tests.unit.test_ablation import FRESH
+
+HELPFUL = "def merge_models(tvs):\n    gain = 0.3  # helpful\n    return [t[0] * gain for t in tvs]\n"
+IDLE = "def merge_models(tvs):\n    gain = 0.3  # idle\n    return [t[0] * gain for t in tvs]\n"
+
+
+def quality(source: str) -> float | None:
+    """`HELPFUL` is best at 0.9; `IDLE` and Task Arithmetic have luck alone, another one for every setting."""
+    if "# quality" in source:
+        text = source.split("# quality ")[1].split()[0]
+        return None if text == "fails" else float(text)
+    numbers = [c.value for c in constants(source) if c.role == "value"]
+    if "# helpful" in source:
+        return round(max(0.0, 0.95 - abs(numbers[0] - 0.9)), 4)
+    if "# idle" in source or re.search(r"(?m)^WEIGHTS = ", source):
+        return 0.5 + sum(numbers) * 1e-6
+    return 0.4 if "torch.zeros_like(tensor)" not in source else 0.3
+
+
+def sample(index: int, temperature: float, adapter: Path | None) -> str:
+    if adapter is None and index < 2:
+        return (HELPFUL, IDLE)[index] + "```"
+    return write_spread(index, temperature, adapter)
+
+
+@contextmanager
+def opened(path: Path, worker_class: type[HashedWorker] = HashedWorker):
+    parts = scripted_parts(sample, quality, 3, None, worker_class)
+    inner = parts.open_worker
+
+    @contextmanager
+    def open_worker():
+        with inner() as worker:
+            worker._answers |= {q.prompt: f" #### {q.gold}" for q in FRESH}
+            yield worker
+
+    parts = replace(parts, open_worker=open_worker, fresh=lambda first, count: FRESH[first : first + count])
+    with open(os.devnull, "w") as sink, RunDirectory(path, racing_config(iterations=2)) as directory:
+        directory.begin()
+        yield Run(directory._config, directory, parts, RunView(Console(file=sink)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("polish") / "run"
+    with opened(path) as run:
+        loop.run(run.config, run.directory, run.parts, run.view)
+    return path
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def planted(store: Store, mark: str):
+    return next(row for row in store.candidates(1, "generated") if mark in (row.source or ""))
+
+
+def test_a_better_constant_is_found_and_shown_on_questions_that_did_not_choose_it(copied: Path) -> None:
+    with opened(copied) as run:
+        before = run.store.scored(), run.store.final_counts()
+        found = polish(run, planted(run.store, "helpful"), 1500)
+        value = next(c.value for c in constants(found.program.row.source or "") if c.role == "value")
+        assert 0.7 < value <= 1.1
+        assert found.against_original.verdict is Verdict.BETTER
+        assert found.against_original.questions == len(found.study.held_out)
+        assert found.program.dropped > 0
+        assert found.program.spent <= 1500
+        assert found.control.spent <= 1500
+        assert "is better than" in sentence(found)
+        path = write_polished(copied, found)
+        assert path is not None
+        assert f"gain = {value!r}  # helpful" in path.read_text()
+        assert (run.store.scored(), run.store.final_counts()) == before
+        console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        with console.file:
+            console.print(polish_report(found))
+        assert f"{value:g}" in console.export_text()
+        held = {q.id for q in found.study.held_out}
+        answering = [
+            row.id
+            for row in found.study.rows()
+            if held & {a.question_id for a in run.store.answers(row.id, Split.STUDY)}
+        ]
+        assert set(answering) == {found.original.id, found.program.row.id}
+
+
+def test_luck_where_it_was_chosen_is_not_sold_as_a_gain(copied: Path) -> None:
+    with opened(copied) as run:
+        found = polish(run, planted(run.store, "idle"), 1500)
+        assert found.program.gain > 0  # the best of many
+        assert found.against_original.verdict is Verdict.NOT_RESOLVED
+        assert "is not resolvably better than" in sentence(found)
+
+
+def test_stopped_anywhere_it_ends_the_same(copied: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    class Stopping(HashedWorker):
+        left = 10**9
+
+        def run(self, *args):
+            self._count()
+            return super().run(*args)
+
+        def again(self, *args):
+            self._count()
+            return super().again(*args)
+
+        def _count(self):
+            Stopping.left -= 1
+            if Stopping.left < 0:
+                raise Stop
+
+    shutil.copytree(copied, tmp_path / "whole")
+    with opened(tmp_path / "whole") as run:
+        expected = polish(run, planted(run.store, "helpful"), 400)
+        dump = run.store.dump()
+    stops = 0
+    while True:
+        Stopping.left = 17
+        with opened(copied, Stopping) as run:
+            try:
+                found = polish(run, planted(run.store, "helpful"), 400)
+            except Stop:
+                stops += 1
+                continue
+            assert run.store.dump() == dump
+            assert (found.program, found.control) == (expected.program, expected.control)
+            break
+    assert stops >= 2
+
+
+def test_what_is_tuned_and_where() -> None:
+    assert [c.value for c in tunable("x = 0.5 * y[1] + 1e-8")] == [0.5]
+    with pytest.raises(UsageError, match="no constant to tune"):
+        tunable("x = y[1].sum(0)")
+    assert bounds(0.5) == (0.0, 1.2)
+    assert bounds(-2) == (-4.0, 0.0)
+    assert bounds(0) == (-1.0, 1.0)
+    with pytest.raises(UsageError, match="at least 120 question-evaluations"):
+        plan(119)
