@@ -169,6 +169,15 @@ class GapConfig(Section):
     stop_when_converged: bool = False  # end after an iteration when the fitted curve, or the alarm, advises to stop
 
 
+class CrossConfig(Section):
+    """Cross-improvement (arXiv 2507.00075 section 5): human-designed merges, scored in this run, as chosen programs."""
+
+    # all in the first iteration, equally in each, all in the one at 80 % (of three, the last)
+    schedule: Literal["none", "early", "uniform", "late"] = "none"
+    # Share of external pairs, summed over iterations: 0.3 early is 30 % of the first one's, uniform 10 % of each of 3
+    share: Share = 0.3
+
+
 class RunConfig(Section):
     """Everything that decides a run."""
 
@@ -187,6 +196,7 @@ class RunConfig(Section):
     pair: PairConfig = PairConfig()
     train: TrainConfig = TrainConfig()
     gap: GapConfig = GapConfig()
+    cross: CrossConfig = CrossConfig()
 
     @property
     def blocks(self) -> int:
@@ -202,6 +212,15 @@ class RunConfig(Section):
         sources = self.models.sources
         if len(set(sources)) != len(sources):
             raise ValueError("models.sources names one model twice; each source counts once")
+        return self
+
+    @model_validator(mode="after")
+    def _external_pairs_come_in(self) -> RunConfig:
+        if self.gap.stop_when_converged and self.cross.schedule in ("uniform", "late"):
+            raise ValueError(
+                f"gap.stop_when_converged may end the run before the external pairs of cross.schedule "
+                f"{self.cross.schedule} have come in; use early, or leave one of them out"
+            )
         return self
 
     def to_json(self) -> str:

@@ -20,15 +20,16 @@ from selfdev.config import PairConfig, RunConfig
 from selfdev.errors import StageError
 from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
-from selfdev.pair import in_finals, inverted_share, pair
+from selfdev.pair import external_count, external_pairs, in_finals, inverted_share, pair
 from selfdev.prompting import text_hash
 from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
+from selfdev.selfimprove.cross import shares
 from selfdev.stats import AnswerRow
 from selfdev.store import SEALED, CandidateRow, QuestionRow, Store, candidate_id, program_row, sample_row
 from selfdev.train import train
-from selfdev.types import PreferencePair, ScoredCandidate, Split
+from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split
 from selfdev.verify import decide_stop, track_gap
 from selfdev.wiring import Parts
 
@@ -150,7 +151,34 @@ def make_pairs(run: Run, iteration: int) -> tuple[list[PreferencePair], dict[str
         answers |= run.store.verdicts(number, "generated")
     rule, prompt = run.config.pair, run.parts.prompt
     pairs = pair(prompt, current, earlier, rule, answers)
-    return pairs, pair_evidence(prompt, current, earlier, rule, answers)
+    evidence = pair_evidence(prompt, current, earlier, rule, answers)
+    share = cross_share(run.config, iteration)
+    if share:
+        added = external_pairs(prompt, external_programs(run), current, external_count(len(pairs), share), rule)
+        pairs += added
+        evidence["external"] = {"share": share, "pairs": len(added)}
+    return pairs, evidence
+
+
+def cross_share(config: RunConfig, iteration: int) -> float:
+    """The share of external pairs in an iteration; over all iterations it sums to `cross.share`."""
+    return config.cross.share * shares(config.cross.schedule, config.iterations)[iteration - 1]
+
+
+def external_programs(run: Run) -> list[ScoredCandidate]:
+    """Human-designed merges as if the generator had written them, with their dev scores in this run."""
+    counts, rows = run.store.final_counts(), run.store.baselines()
+    seed = next(row.id for row in rows if row.kind == "seed")
+    opening = "```python\n" if run.config.generate.chat_template else ""  # else the prompt has opened the code block
+    return [
+        ScoredCandidate(
+            id=row.id, iteration=0, index=row.index, source=row.text, completion=f"{opening}{row.text.strip()}\n```",
+            status=ExecutionStatus.OK, correct=counts[row.id].correct, total=counts[row.id].total, nll=0.0, tokens=0,
+            seed_correct=counts[seed].correct,
+        )
+        for row in rows
+        if row.kind != "seed" and row.duplicate_of is None and row.id in counts
+    ]  # fmt: skip
 
 
 def pair_evidence(

@@ -77,9 +77,14 @@ def _m004_judgements(db: sqlite3.Connection) -> None:
     )
 
 
+def _m005_external_pairs(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE pair ADD COLUMN chosen_text TEXT")  # where training saw more than the candidate's text
+
+
 MIGRATIONS = (
     ("001_first", _m001_first),
     ("002_fingerprints", _m002_fingerprints),
     ("003_races", _m003_races),
     ("004_judgements", _m004_judgements),
+    ("005_external_pairs", _m005_external_pairs),
 )

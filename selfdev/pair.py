@@ -94,13 +94,10 @@ def pair(
     """
     if rule.rule == "confident" and answers is None:
         raise ValueError("pair.rule confident needs the answers that it takes its evidence from")
-    best, order = ranked(current), by_score(current)
+    best, rejected = ranked(current), rejected_side(current, rule)
     chosen = best[: share_count(len(best), rule.chosen_share)] if best else []
-    rejected = order[len(order) - share_count(len(order), rule.rejected_share) :] if order else []
     chosen = chosen + elites(earlier, rule.elites)
     chosen.sort(key=lambda c: (-(c.rank_gain or 0.0), c.iteration, c.index))
-    if rule.failures == "reject":
-        rejected = rejected + _failures(current)
     pairs = [_make(prompt, good, bad) for good in chosen for bad in rejected if _better(good, bad)]
     if answers is not None and rule.rule == "confident":
         least = log(rule.min_evidence)
@@ -108,6 +105,36 @@ def pair(
     if rule.max_appearances is not None:
         pairs = _bounded(pairs, rule.max_appearances)
     return pairs[: rule.max_pairs]
+
+
+def rejected_side(current: Sequence[ScoredCandidate], rule: PairConfig) -> list[ScoredCandidate]:
+    """Who is rejected in an iteration: the worst share of its programs, and what failed where the rule says so."""
+    order = by_score(current)
+    worst = order[len(order) - share_count(len(order), rule.rejected_share) :] if order else []
+    return worst + _failures(current) if rule.failures == "reject" else worst
+
+
+def external_count(own: int, share: float) -> int:
+    """How many external pairs beside `own` ones make up a share of all of them; 0 <= share < 1."""
+    return round(own * share / (1 - share))
+
+
+def external_pairs(
+    prompt: str, external: Sequence[ScoredCandidate], current: Sequence[ScoredCandidate], count: int, rule: PairConfig
+) -> list[PreferencePair]:
+    """Pairs whose chosen side was written by no generator: the best external programs over this iteration's rejected.
+
+    Both sides are compared by their gain over the seed, each on its own questions. Evidence is not asked for: an
+    external program counts as verified.
+
+    Returns:
+        At most `count`, best external program first; fewer where there are no more in which it is ahead.
+    """
+    best = by_gain(external)
+    pairs = [_make(prompt, good, bad) for good in best for bad in rejected_side(current, rule) if _better(good, bad)]
+    if rule.max_appearances is not None:
+        pairs = _bounded(pairs, rule.max_appearances)
+    return pairs[:count]
 
 
 def inverted_share(pairs: Sequence[PreferencePair], answers: Mapping[str, AnswerRow]) -> float | None:

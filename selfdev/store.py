@@ -549,9 +549,9 @@ class Store:
         with self.transaction():
             self._db.execute("DELETE FROM pair WHERE iteration = ?", (iteration,))
             self._db.executemany(
-                "INSERT INTO pair VALUES (?, ?, ?, ?, ?, ?)",
+                """INSERT INTO pair VALUES (?, ?, ?, ?, ?, ?, NULLIF(?, (SELECT text FROM candidate WHERE id = ?)))""",
                 [
-                    (iteration, i, p.chosen_id, p.rejected_id, p.chosen_score, p.rejected_score)
+                    (iteration, i, p.chosen_id, p.rejected_id, p.chosen_score, p.rejected_score, p.chosen, p.chosen_id)
                     for i, p in enumerate(pairs)
                 ],
             )
@@ -559,7 +559,7 @@ class Store:
     def pairs(self, iteration: int, prompt: str) -> list[PreferencePair]:
         """The preference pairs of an iteration, in order; the store holds the fixed prompt only as a hash."""
         rows = self._db.execute(
-            """SELECT pair.*, good.text AS chosen, bad.text AS rejected FROM pair
+            """SELECT pair.*, COALESCE(chosen_text, good.text) AS chosen, bad.text AS rejected FROM pair
                JOIN candidate AS good ON good.id = chosen_id JOIN candidate AS bad ON bad.id = rejected_id
                WHERE pair.iteration = ? ORDER BY position""",
             (iteration,),

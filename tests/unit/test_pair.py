@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdev.config import PairConfig
-from selfdev.pair import by_gain, by_score, elites, in_finals, inverted_share, pair, ranked, share_count
+from selfdev.pair import (
+    by_gain,
+    by_score,
+    elites,
+    external_count,
+    external_pairs,
+    in_finals,
+    inverted_share,
+    pair,
+    ranked,
+    share_count,
+)
 from selfdev.types import ExecutionStatus, RaceStanding, ScoredCandidate
 from tests.unit.builders import scored
 
@@ -280,3 +291,21 @@ def test_the_estimated_share_is_the_true_one() -> None:
         wrong.append(np.mean([by_id[p.chosen_id] < by_id[p.rejected_id] for p in found]))
     assert np.mean(wrong) > 0.03
     assert np.mean(estimated) == pytest.approx(np.mean(wrong), abs=0.05)
+
+
+def test_external_pairs_are_a_share_of_all() -> None:
+    assert [external_count(70, share) for share in (0.0, 0.3, 0.5)] == [0, 30, 70]
+    assert external_count(0, 0.3) == 0
+
+
+def test_external_programs_beat_the_rejected() -> None:
+    # rejected of 20: the worst two, dev scores 1 and 0; of the externals 40 and 30 are ahead of both, 1 of one
+    current = [scored(i, i) for i in range(20)]
+    external = [scored(i, correct, iteration=0) for i, correct in enumerate((30, 1, 40, 0))]
+    pairs = external_pairs("p", external, current, 99, PAPER)
+    assert ids(pairs) == [("id0-2", "id1-1"), ("id0-2", "id1-0"), ("id0-0", "id1-1"), ("id0-0", "id1-0"),
+                          ("id0-1", "id1-0")]  # fmt: skip
+    assert ids(external_pairs("p", external, current, 3, PAPER)) == ids(pairs)[:3]
+    once = PAPER.model_copy(update={"max_appearances": 1})
+    assert ids(external_pairs("p", external, current, 99, once)) == [("id0-2", "id1-1"), ("id0-0", "id1-0")]
+    assert external_pairs("p", external, [], 99, PAPER) == []
