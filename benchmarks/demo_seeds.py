@@ -3,8 +3,8 @@
     python benchmarks/demo_seeds.py --seeds 1 2 3 4 5 --runs-dir demo-seeds
 
 Every run is a whole `selfdev run`, then `selfdev control` for each control and one `selfdev test` for all of them. What
-exists already in the directory is continued, so seeds may run side by side in several processes and be put together by one
-more call. Times are those of the phases that the stores hold. Reports what it is: no run is left out.
+exists already in the directory is continued, so seeds may run side by side in several processes and one more call puts
+them together. Times are those of the phases that the stores hold. Reports what it is: no run is left out.
 """
 
 from __future__ import annotations
