@@ -7,8 +7,9 @@
 A *constant* is a number written in the program that is not an index, a shape, a dimension or a count. Floats always are
 constants, outside of subscripts. An integer is none where it stands in a subscript or a comparison for equality, in a
 call that takes dimensions, shapes or counts (`range`, `view`, `topk`, `mean(0)`, `dim=1`), beside a count
-(`len(tvs) - 1`, `x.dim() > 1`), under `//` or `%`, in what a loop runs over, or where the name that it is given to is
-used in such a place. Booleans and parts of strings are none. Its role:
+(`len(tvs) - 1`, `x.dim() > 1`) or a name that `range`, `enumerate` or `int` gives (`layer < 3`), under `//` or `%`, in
+what a loop runs over, or where the name that it is given to is such a one or is used in such a place. Booleans and
+parts of strings are none. Its role:
 
     value       everything else: what can be tuned
     guard       0 < |c| <= 1e-4: keeps a division or a logarithm finite
@@ -219,7 +220,7 @@ class _Tree:
 
     @cached_property
     def loop_counters(self) -> frozenset[str]:
-        """Names that `range` or `enumerate` count with."""
+        """Names that `range` or `enumerate` count with, or that `int` gives."""
         return _loop_counters(self.nodes)
 
     @cached_property
@@ -268,7 +269,8 @@ def _number(node: ast.AST, parent: ast.AST | None) -> Number | None:
     signed = isinstance(parent, ast.UnaryOp) and isinstance(parent.op, ast.USub)
     if not isinstance(node, ast.Constant) or signed:
         return None
-    return node.value if type(node.value) in (int, float) else None
+    value = node.value
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _role(tree: _Tree, node: ast.AST, value: Number) -> Literal["value", "guard", "exponent"] | None:
@@ -316,7 +318,7 @@ def _counts_something(tree: _Tree, node: ast.AST) -> bool:
         elif isinstance(above, ast.arguments):
             return _parameter_of(above, below) in (tree.counting_names | _COUNTING_KEYWORDS)
         if isinstance(above, ast.stmt):
-            return any(name in tree.counting_names for name in _targets(above))
+            return any(name in tree.counting_names | loops for name in _targets(above))
     return False
 
 
@@ -340,6 +342,10 @@ def _loop_counters(nodes: Sequence[ast.AST]) -> frozenset[str]:
             elif name != "range":
                 continue
             found |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.Assign):
+            calls = [n for n in ast.walk(node.value) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+            if any(call.func.id == "int" for call in calls if isinstance(call.func, ast.Name)):
+                found |= _targets(node)
     return frozenset(found)
 
 
@@ -456,7 +462,7 @@ class _Rewrite(ast.NodeTransformer):
             node.finalbody = node.finalbody or [ast.Pass()]
         return module
 
-    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt] | None:  # type: ignore[override]
+    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt] | None:
         edit = self._actions.get(id(node))
         out = self.generic_visit(node) if edit is None else self._edited(node, edit)
         if isinstance(node, ast.stmt):
@@ -471,7 +477,7 @@ class _Rewrite(ast.NodeTransformer):
         kept = getattr(node, edit.action)
         if isinstance(kept, list):
             return [new for statement in kept for new in self._listed(statement)]
-        return self.visit(kept)  # type: ignore[no-any-return]
+        return self.visit(kept)
 
     def _listed(self, statement: ast.stmt) -> list[ast.stmt]:
         self.visit(statement)

@@ -45,7 +45,7 @@ def _table(found: Ablation) -> Table:
     table.add_column("won-lost", justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
     for finding in found.findings:
-        table.add_row(str(finding.edit.line), printable(finding.edit.text), *_cells(finding))
+        table.add_row(str(finding.edit.line), *map(Text, (printable(finding.edit.text), *_cells(finding))))
     table.caption = "not worse: not resolvably; p: exact McNemar, adjusted for all removals that were asked (Holm)"
     table.caption_justify = "left"
     return table

@@ -26,7 +26,7 @@ def constants_table(listed: tuple[Constant, ...] | list[Constant], after: list[C
         table.add_column(column, justify="right")
     for number, c in enumerate(listed):
         later = [] if after is None else [f"{after[number].value:g}"]
-        table.add_row(str(c.line), printable(c.statement), f"{c.value:g}", *later)
+        table.add_row(str(c.line), Text(printable(c.statement)), f"{c.value:g}", *later)
     return table
 
 
@@ -47,8 +47,10 @@ def polish_report(found: Polished) -> RenderableType:
 
 def _arms(found: Polished) -> Table:
     table = Table(title="the same budget for both", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("tuned", "best", "settings", "dropped", "failed", "spent", "gain where chosen", "held out"):
-        table.add_column(column, justify="left" if column in ("tuned", "best") else "right")
+    table.add_column("tuned", min_width=15, no_wrap=True)
+    table.add_column("best", overflow="fold")
+    for column in ("settings", "dropped", "failed", "spent", "gain", "held out"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, arm in ((found.study.of.id, found.program), ("Task Arithmetic", found.control)):
         verdicts = found.study.verdicts(arm.row, found.study.held_out)
         share = f"{sum(map(bool, verdicts))}/{len(verdicts)}"
@@ -56,7 +58,7 @@ def _arms(found: Polished) -> Table:
                       f"{arm.gain:+.3f}", share)  # fmt: skip
     before = found.study.verdicts(found.original, found.study.held_out)
     table.caption = (
-        f"gain where chosen: over the setting that each began with, too good for the best of many. Held out, "
+        f"gain: where it was chosen, over the setting that each began with, too good for the best of many. Held out, "
         f"{found.study.of.id} as it is answers {sum(map(bool, before))}/{len(before)}"
     )
     table.caption_justify = "left"

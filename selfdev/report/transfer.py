@@ -47,7 +47,7 @@ def _table(store: Store) -> Table:
     def add(name: str, row: CandidateRow, there: str) -> None:
         owner = row.duplicate_of or row.id
         if owner not in verdicts:
-            table.add_row(name, there, "-", f"{row.status}: {printable(row.error or '')[:60]}", "-", "-")
+            table.add_row(name, there, "-", Text(f"{row.status}: {printable(row.error or '')[:60]}"), "-", "-")
             return
         cells = [there, str(here.get(row.id, "")), _share(dev.get(row.id)), _gain(verdicts[owner], seed)]
         cells.append("" if tuned is None or owner == baseline.id else _gain(verdicts[owner], tuned))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from contextlib import contextmanager, nullcontext
@@ -15,12 +16,12 @@ from selfdev import ablation, loop
 from selfdev.ablation import Worth, ablate, plan, removals
 from selfdev.compute.scripted import ScriptedWorker
 from selfdev.errors import RunError, UsageError
-from selfdev.evaluation import Run
+from selfdev.evaluation import Run, program_of, record
 from selfdev.report.ablation import ablation_report, simplest_sentence, write_simplest
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
-from selfdev.store import Store
-from selfdev.types import Question, Split
+from selfdev.store import Store, program_row
+from selfdev.types import Completion, Question, Split
 from tests.scripted import HashedWorker, racing_config, racing_parts, write_spread
 
 SOURCE = """import torch
@@ -200,3 +201,77 @@ def test_a_budget_that_does_not_reach_is_refused() -> None:
     assert plan(10, 10**9) == ablation.MOST_QUESTIONS
     assert plan(10, 2000) == 169  # 118 decide (2000 / (1 + 10 * 1.5 + 2 * 0.3 / 0.7)), which are 70 %
     assert len(removals(SOURCE)) >= 6
+
+
+PLANTED = """import torch
+
+
+def merge_models(task_vectors):
+    out = {}
+    for name in task_vectors[0]:
+        x = 0.5 * task_vectors[0][name]
+        x = x + 0.4 * task_vectors[1][name]  # essential
+        x = x * 1.0  # nothing
+        spread = x.std()  # nothing
+        if x.dim() > 7:
+            x = x * 0.0
+        out[name] = x
+    return out
+"""
+
+
+class Weighed:
+    """An evaluator that answers more of the same questions the larger the merged entries are."""
+
+    def __init__(self, answers: dict[str, str]) -> None:
+        self._answers, self._quality = answers, 0.0
+
+    def apply(self, merged) -> None:
+        self._quality = float(merged["a.weight"].mean())
+
+    def restore(self) -> None:
+        self._quality = 0.0
+
+    def generate(self, prompts):
+        def share(prompt: str) -> float:
+            return int(hashlib.sha256(prompt.encode()).hexdigest()[:12], 16) / 16**12
+
+        return [Completion(self._answers[p] if share(p) < self._quality else " #### -1", 4, False) for p in prompts]
+
+
+def test_in_the_real_sandbox_planted_parts_are_recovered(tmp_path: Path) -> None:
+    import torch
+    from selfdev_sandbox import Limits, Sandbox
+
+    from selfdev.compute.local import LocalWorker
+
+    vectors = [{"a.weight": torch.ones(4, 3), "b.weight": torch.ones(5)} for _ in range(2)]
+    answers = {q.prompt: f" #### {q.gold}" for q in FRESH}
+    config = racing_config(iterations=2)
+    with (
+        open(os.devnull, "w") as sink,
+        Sandbox(Limits(seconds=30)) as box,
+        RunDirectory(tmp_path / "run", config) as directory,
+    ):
+        directory.begin()
+        worker = LocalWorker(box, Weighed(answers), vectors, 2**20)
+        run = Run(
+            config, directory, replace(parts(), open_worker=lambda: nullcontext(worker)), RunView(Console(file=sink))
+        )
+        loop.record_facts(run)
+        row = program_row("generated", "", 1, 0, PLANTED, 5)
+        run.store.add_candidates([row])
+        record(run, row.id, worker.run(program_of(row), [], {}), {}, [])
+        found = ablate(run, run.store.candidate(row.id), 3000)
+    worth = {f.edit.text: f.worth for f in found.findings}
+    assert worth["remove `x = x + 0.4 * task_vectors[1][name]`"] is Worth.ESSENTIAL
+    assert worth["remove `x = x * 1.0`"] is Worth.IDENTICAL
+    assert worth["remove `spread = x.std()`"] is Worth.IDENTICAL
+    assert worth["as if `x.dim() > 7` never held"] is Worth.IDENTICAL
+    assert worth["as if `x.dim() > 7` always held"] is Worth.ESSENTIAL
+    assert worth["remove `x = 0.5 * task_vectors[0][name]`"] is Worth.FAILS
+    assert worth["`0.5 * task_vectors[0][name]` becomes `task_vectors[0][name]`"] is Worth.BETTER
+    assert worth["`0.4 * task_vectors[1][name]` becomes `task_vectors[1][name]`"] is Worth.BETTER
+    assert "task_vectors[1][name]" in found.simplest.source
+    assert not any(part in found.simplest.source for part in ("nothing", "spread", "if "))
+    assert found.spent <= 3000
