@@ -69,7 +69,7 @@ def measure_iteration(store: Store, config: RunConfig, iteration: int) -> dict[s
     if "likelihood" not in judged:
         found = Likelihood().score([response_of(row) for row in rows])
         judged["likelihood"] = {row.id: j for row, j in zip(rows, found, strict=True)}
-    gap, gaps = config.gap, {}
+    gap, gaps = config.gap, dict[str, Gap]()
     seed = stream_seed(config.seed, "gap", iteration, 0)
     for name in config.gap.verifiers:
         samples = [

@@ -66,7 +66,10 @@ def gap_of_run(
         typer.echo(json.dumps(record | {"stopped": stopped}, indent=2, allow_nan=False))
         return
     console = Console()
-    console.print(*gap_tables(gaps, config.gap.confidence) or ["no closed iteration with two samples yet"])
+    for table in gap_tables(gaps, config.gap.confidence):
+        console.print(table)
+    if not any(gaps.values()):
+        _line(console, "no closed iteration with two samples yet")
     _print_fits(console, gaps, gains, config.gap.verifiers, config.gap.confidence, tolerance)
     heats = sorted(set(closed.values()), reverse=True)
     if len(heats) > 1:

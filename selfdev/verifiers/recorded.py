@@ -30,5 +30,5 @@ class Majority:
 
     def score(self, responses: Sequence[Response]) -> list[Judgement]:
         """One judgement per response, in order."""
-        counts = Counter(r.answer for r in responses if r.answer is not None)
-        return [Judgement(counts[r.answer] / len(responses)) for r in responses]
+        counts = Counter(r.answer for r in responses)
+        return [Judgement(0.0 if r.answer is None else counts[r.answer] / len(responses)) for r in responses]

@@ -203,7 +203,7 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase, ref: str, answers: Sequence
     return taken
 
 
-def _common(rows: Sequence[Sequence[int]]) -> int:
+def _common(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows begin with; 0 for a single row, which shares nothing."""
     if len(rows) < 2:
         return 0

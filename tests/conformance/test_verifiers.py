@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from selfdev.errors import UsageError
 from selfdev.prompting import render_prompt
 from selfdev.verifiers.base import Response, Verifier
-from selfdev.verifiers.model import QUALITY, TRUE_FALSE, ImplicitReward, Quality, TrueFalse
+from selfdev.verifiers.model import QUALITY, TRUE_FALSE, ImplicitReward, Quality, TrueFalse, check_questions
 from selfdev.verifiers.recorded import Likelihood, Majority
 from selfdev.verifiers.scorer import TransformersScorer
 from selfdev.verifiers.scripted import ScriptedVerifier
@@ -166,3 +166,33 @@ def test_no_chat_template(model_dir: Path) -> None:
     scorer.load(None)
     with pytest.raises(UsageError, match="no chat template"):
         TrueFalse(scorer, TASK).score(RESPONSES)
+
+
+def test_with_a_chat_template_the_question_is_a_user_message(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    tokenizer.save_pretrained(save_tiny(tmp_path, tiny_llama(std=0.2)))
+    plain, chat = (TransformersScorer(str(tmp_path), "cpu", batch_size=4, chat_template=c) for c in (False, True))
+    plain.load(None)
+    chat.load(None)
+    wrapped = plain.next_token([f"<user>{text}<assistant>" for text in TEXTS], ("True", "False"))
+    asked = chat.next_token(TEXTS, ("True", "False"))
+    assert [true for true, _ in asked] == pytest.approx([true for true, _ in wrapped], abs=1e-5)
+    assert plain.next_token(TEXTS[:1], ("True", "False"))[0] != pytest.approx(wrapped[0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "scale", "chat", "longest", "words"),
+    [
+        (("likelihood", "quality"), "1-10", False, 10, "does not tell 1, 2, "),
+        (("true-false",), "A-E", True, 10, "no chat template"),
+        (("true-false",), "A-E", False, 4096, "exceed the 4096 positions"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_beforehand(
+    names: tuple[str, ...], scale: str, chat: bool, longest: int, words: str, model_dir: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_questions(names, str(model_dir), chat, TASK, scale, longest)
+    check_questions(("likelihood", "implicit-reward", "majority"), "no model is asked", chat, TASK, scale, longest)
+    check_questions(("true-false", "quality"), str(model_dir), False, TASK, "A-E", 100)
