@@ -38,16 +38,17 @@ def _table(store: Store) -> Table:
     tuned = verdicts.get(baseline.id)
     here = {row.id: place for place, row in enumerate(ranking(store), start=1)}
     table = Table(title=f"transferred, on {len(store.final_places())} dev questions that all answered",
-                  title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
-    table.add_column("program", overflow="fold", min_width=20)
-    columns = ["there", "here", "dev, 95 %", "- seed", "- best baseline"]
+                  title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))  # fmt: skip
+    table.add_column("program", overflow="fold", min_width=12)
+    columns = ["there", "here", "dev, 95 %", "- seed", "- baseline"]
     for column in columns + (["test, 95 %"] if test else []):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
 
     def add(name: str, row: CandidateRow, there: str) -> None:
         owner = row.duplicate_of or row.id
         if owner not in verdicts:
-            table.add_row(name, there, "-", Text(f"{row.status}: {printable(row.error or '')[:60]}"), "-", "-")
+            failed = f"{name}\n{row.status}: {printable(row.error or '')[:60]}"
+            table.add_row(Text(failed), there, "-", "-", "-", "-")
             return
         cells = [there, str(here.get(row.id, "")), _share(dev.get(row.id)), _gain(verdicts[owner], seed)]
         cells.append("" if tuned is None or owner == baseline.id else _gain(verdicts[owner], tuned))
@@ -83,12 +84,12 @@ def _share(counted: Score | None) -> str:
     if counted is None:
         return "-"
     low, high = counted.interval
-    return f"{counted.correct / counted.total:.3f}, {low:.3f}-{high:.3f}"
+    return f"{counted.correct / counted.total:.3f}\n{low:.3f}-{high:.3f}"
 
 
 def _gain(row: Sequence[bool], other: Sequence[bool]) -> str:
     gain, low, high = paired_gain(row, other)
-    return f"{gain:+.3f}, {low:+.3f} to {high:+.3f}"
+    return f"{gain:+.3f}\n{low:+.3f}..{high:+.3f}"
 
 
 def _correlation(store: Store) -> str:
