@@ -21,7 +21,7 @@ CHANGE = {"score": "J(f)", "solver": "U_s", "verifier": "U_v"}
 
 def points_table(points: Sequence[Point]) -> Table:
     """One row per measurement; +- is the standard error of the row alone, over questions."""
-    heads = ("time", "U_s", "U_v", "gap", "per token", "tokens", "J(f)", "J(f[w])", "pass@N")
+    heads = ("time", "U_s", "U_v", "gap", "per token", "tokens", "J(f)", r"J(f\[w])", "pass@N")
     found = Table(*heads, title="measurement questions", title_justify="left", box=None, padding=(0, 1, 0, 0))
     for point in points:
         found.add_row(

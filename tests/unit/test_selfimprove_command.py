@@ -69,7 +69,8 @@ def test_everything_is_written(finished: tuple[Path, str, dict[str, Any]]) -> No
     assert json.loads(text(out / "result.json")) == found
     assert [point["time"] for point in found["points"]] == pytest.approx(curve.times)
     assert [trained["steps"] for trained in found["trained"]] == [3, 3]
-    for part in ("48 to train on", "80 to measure", "time 0: U_s", "epoch 2: 6 answers, 3 steps", "change over all"):
+    for part in ("48 to train on", "80 to measure", "time 0: U_s", "epoch 2: 6 answers, 3 steps", "change over all",
+                 "J(f) J(f[w]) pass@N"):  # fmt: skip
         assert part in " ".join(printed.split())
 
 
