@@ -88,7 +88,7 @@ def simplest_sentence(found: Ablation) -> str:
     return (
         f"simplest: {s.candidate} ({shrunk}): not resolvably worse than {of.id} on {s.questions} held-out questions, "
         f"{difference:+.3f}, 95 % {low:+.3f} to {high:+.3f} ({s.wins} won, {s.losses} lost, "
-        f"p {mcnemar(s.wins, s.losses):.2g}); a loss of {max(0.0, -low):.3f} is not excluded: a larger --budget tells more"
+        f"p {mcnemar(s.wins, s.losses):.2g}); a loss of {max(0.0, -low):.3f} is not excluded (a larger --budget tells)"
     )
 
 
