@@ -38,16 +38,14 @@ CELLS = 2_000_000  # counts held at once: resamples are taken in parts
 CERTAIN = 1e-9  # a mean score this close to 1 leaves nothing to gain
 
 _SHARES = (
-    "solver_valid",
-    "verifier_valid",
-    "solver_score",
-    "verifier_score",
-    "better",
-    "pass_at_n",
-    "best_at_n",
-    "auc",
-)
-_BOUNDS = dict.fromkeys(_SHARES, (0.0, 1.0)) | {"brier": (0.0, 1.0), "relative_gap": (-np.inf, 1.0)}
+    "solver_valid", "verifier_valid", "solver_score", "verifier_score", "better", "pass_at_n", "best_at_n", "auc",
+    "brier",
+)  # fmt: skip
+_BOUNDS = dict.fromkeys(_SHARES, (0.0, 1.0)) | {
+    "brier": (0.0, 1.0),
+    "score_gap": (-1.0, 1.0),
+    "relative_gap": (-np.inf, 1.0),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,22 +23,22 @@ def gap_text(record: Mapping[str, Any]) -> Text:
     lines = []
     for name, found in record["verifiers"].items():
         score = _difference(found, "verifier_score", "solver_score", "score_gap", ".3f")
-        nll = _difference(found, "solver_nll", "verifier_nll", "nll_gap", ".1f")
+        nll = _difference(found, "solver_nll", "verifier_nll", "nll_gap", ".1f", " nats")
         chosen = f"best of {found['n']} by {name}"
-        lines.append(f"solver-verifier gap, {chosen}: dev score {score}; NLL {nll} nats")
+        lines.append(f"solver-verifier gap, {chosen}: dev score {score}; NLL {nll}")
     return Text("\n".join(lines))
 
 
-def _difference(found: Mapping[str, Any], first: str, second: str, gap: str, form: str) -> str:
+def _difference(found: Mapping[str, Any], first: str, second: str, gap: str, form: str, unit: str = "") -> str:
     """`a - b = +c (low to high)`."""
     a, b, c = (Quantity(*found[name]) for name in (first, second, gap))
     if a.value is None or b.value is None or c.value is None:
         return "not told"
-    return f"{a.value:{form}} - {b.value:{form}} = {c.value:+{form}}{_interval(c, form, ' ({})')}"
+    return f"{a.value:{form}} - {b.value:{form}} = {c.value:+z{form}}{unit}{_interval(c, form, ' ({})')}"
 
 
 def _interval(q: Quantity, form: str, frame: str = "{}") -> str:
-    return "" if q.low is None or q.high is None else frame.format(f"{q.low:+{form}} to {q.high:+{form}}")
+    return "" if q.low is None or q.high is None else frame.format(f"{q.low:+z{form}} to {q.high:+z{form}}")
 
 
 def _old_text(gap: Mapping[str, float]) -> Text:
@@ -58,7 +58,7 @@ def gap_tables(gaps: Gaps, confidence: float) -> list[Table]:
     level = f"{100 * confidence:g} %"
     nats = _table("solver-verifier gap: uncertainty, nats", ("U_s", "U_v", "G", level, "G/token", "tokens"))
     score = _table("solver-verifier gap: dev score", ("J(f)", "J(f[w])", "gap", level, "relative"))
-    judge = _table("verifiers, for better than the seed", ("AUC", level, "Brier", "share better", "pass@N", "best@N"))
+    judge = _table("verifiers, for better than the seed", ("AUC", level, "Brier", "better", "pass@N", "best@N"))
     for iteration, found in gaps.items():
         for name, gap in found.items():
             q, where = gap.quantities, (str(iteration), name)
@@ -77,7 +77,7 @@ def gap_tables(gaps: Gaps, confidence: float) -> list[Table]:
             )  # fmt: skip
     _caption(nats, "NLL at temperature 1, summed over a sample; U_v: of the lowest per token of N, above the threshold")
     _caption(score, "J(f[w]): the verifier's best of N; programs without a dev score apart. relative: to 1 - J(f)")
-    _caption(judge, f"N: {_sizes(gaps)}. AUC 0.5 is chance")
+    _caption(judge, f"better: share of programs. N: {_sizes(gaps)}. AUC 0.5 is chance")
     return [nats, score, judge]
 
 
