@@ -1,8 +1,8 @@
 """What in a discovered program matters: every constant, branch and statement removed in turn, and the simplest rest.
 
-Each edit (`selfdev.program_edits`) is a program of its own. One that has the original's fingerprint or result bits
-needs no questions, nor does one that fails; the budget goes to the others, which all answer the same questions. They
-are compared by the exact McNemar test on the questions that only one of the two answers, with Holm's correction over
+Each edit (`selfdev.program_edits`) is a program of its own. One that has the original's result bits needs
+no questions, nor does one that fails; the budget goes to the others, which all answer the same questions. They are
+compared by the exact McNemar test on the questions that only one of the two answers, with Holm's correction over
 all of them: an edit that loses by it is essential, one that wins is better without; the rest is not resolvably worse,
 which is no proof that it is as good.
 
@@ -81,6 +81,11 @@ class Simplest:
     losses: int = 0
     questions: int = 0
     given_up: str = ""  # id of a smaller combination that was worse on held-out questions
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of it minus that of the original."""
+        return (self.wins - self.losses) / self.questions if self.questions else 0.0
 
 
 @dataclass(frozen=True, slots=True)

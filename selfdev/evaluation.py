@@ -21,7 +21,7 @@ from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.score import refusal, score
 from selfdev.store import NOISE, RACE_BLOCK, CandidateRow, Store
-from selfdev.types import ExecutionStatus, MergeProgram, Outcome, Question, RaceStanding, Split
+from selfdev.types import Completion, ExecutionStatus, MergeProgram, Outcome, Question, RaceStanding, Split
 from selfdev.wiring import Parts
 
 PROBE_QUESTIONS = 8  # the smaller of the two batches whose times give the cost of a swap
@@ -330,14 +330,20 @@ def record(run: Run, candidate_id: str, outcome: Outcome, known: dict[str, str],
 def answer_again(run: Run, worker: Worker, row: CandidateRow, questions: Sequence[Question]) -> None:
     """More answers of a program that has run; one that fails now loses its score and keeps its answers."""
     outcome = worker.again(program_of(row), prompts_of(questions), str(row.result_hash))
-    store = run.store
     if outcome.completions is None:
-        store.record_outcome(row.id, outcome, None)
+        run.store.record_outcome(row.id, outcome, None)
         return
-    answers = score(questions, outcome.completions, run.parts.task.grade)
+    add_answers(run, row, questions, outcome.completions)
+
+
+def add_answers(run: Run, row: CandidateRow, questions: Sequence[Question], completions: Sequence[Completion]) -> None:
+    """Record graded answers of a program that has run, and whether too many of all it gave were cut; not on test."""
+    store = run.store
+    answers = score(questions, completions, run.parts.task.grade)
     with store.transaction():
         store.add_answers(row.id, answers)
-        store.set_refused(row.id, refusal(store.answers(row.id, Split.DEV), run.config.evaluate.max_truncated))
+        every = [*store.answers(row.id, Split.DEV), *store.answers(row.id, Split.STUDY)]
+        store.set_refused(row.id, refusal(every, run.config.evaluate.max_truncated))
 
 
 def program_of(row: CandidateRow) -> MergeProgram:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from selfdev.compute.base import Worker
 from selfdev.errors import RunError, StageError
-from selfdev.evaluation import Run, answer_again, lazy_worker, program_of, prompts_of, record
+from selfdev.evaluation import Run, add_answers, lazy_worker, program_of, prompts_of, record
 from selfdev.generate import stream_seed
 from selfdev.prompting import text_hash
 from selfdev.race import question_order
@@ -214,10 +214,17 @@ Ask = Callable[[CandidateRow, Sequence[Question]], CandidateRow]
 def asking(study: Study) -> Iterator[Ask]:
     """A function that has a program answer those of some questions that it has not answered; gives its row anew.
 
-    With no questions the program only runs: whether it has a merge, and another one, is known then.
+    One that ran before and fails now (say, a timeout on a busy machine) raises `StageError`, and nothing is recorded.
+
+    With no questions the program only runs: whether it has a merge, and another one, is known then. Two merges are the
+    same by all their bits alone: probes are small, and a condition on sizes, which an edit may be about, holds on none
+    of them.
     """
     with lazy_worker(study.run) as worker:
-        known = study.store.known_results(study.kind)
+        known: dict[str, str] = {}
+        for row in study.rows():
+            if row.status is ExecutionStatus.OK and row.result_hash is not None:
+                known.setdefault(row.result_hash, row.duplicate_of or row.id)
         yield lambda row, questions: _ask(study, worker, known, row, questions)
 
 
@@ -227,14 +234,21 @@ def _ask(
     store, run = study.store, study.run
     row = store.candidate(row.id)
     if row.status is None:
-        record(run, row.id, worker().run(program_of(row), prompts_of(questions), known), known, questions)
+        outcome = worker().run(program_of(row), prompts_of(questions), known)
+        record(run, row.id, replace(outcome, fingerprint=None), known, questions)
         row = store.candidate(row.id)
     if row.status is ExecutionStatus.OK:
         owner = store.candidate(row.duplicate_of or row.id)
         verdicts = store.verdicts_on(owner.id, [q.id for q in questions])
         missing = [q for q, verdict in zip(questions, verdicts, strict=True) if verdict is None]
-        if missing and owner.status is ExecutionStatus.OK:
-            answer_again(run, worker(), owner, missing)
+        if missing:
+            outcome = worker().again(program_of(owner), prompts_of(missing), str(owner.result_hash))
+            if outcome.completions is None:
+                raise StageError(
+                    f"program {owner.id} ran before and now ended with {outcome.status} ({outcome.error}); nothing of "
+                    "it is recorded, run the command again"
+                )
+            add_answers(run, owner, missing, outcome.completions)
     return store.candidate(row.id)
 
 

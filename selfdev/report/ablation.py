@@ -84,10 +84,9 @@ def simplest_sentence(found: Ablation) -> str:
     if s.identical:
         return f"simplest: {s.candidate} ({shrunk}): the same merge, so no question is needed{_given_up(s)}"
     low, high = paired_interval(s.wins, s.losses, s.questions)
-    difference = (s.wins - s.losses) / s.questions
     return (
         f"simplest: {s.candidate} ({shrunk}): not resolvably worse than {of.id} on {s.questions} held-out questions, "
-        f"{difference:+.3f}, 95 % {low:+.3f} to {high:+.3f} ({s.wins} won, {s.losses} lost, "
+        f"{s.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f} ({s.wins} won, {s.losses} lost, "
         f"p {mcnemar(s.wins, s.losses):.2g}); a loss of {max(0.0, -low):.3f} is not excluded (a larger --budget tells)"
     )
 

@@ -92,9 +92,8 @@ def _against(found: Polished, turned: bool) -> str:
 
 def _words(c: Comparison) -> str:
     low, high = paired_interval(c.wins, c.losses, c.questions)
-    difference = (c.wins - c.losses) / c.questions
     return (
-        f"{difference:+.3f} on {c.questions} held-out questions, 95 % {low:+.3f} to {high:+.3f} ({c.wins} won, "
+        f"{c.difference:+.3f} on {c.questions} held-out questions, 95 % {low:+.3f} to {high:+.3f} ({c.wins} won, "
         f"{c.losses} lost, p {c.p_value:.2g}, Holm over both comparisons)"
     )
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from selfdev import ablation, loop
 from selfdev.ablation import Worth, ablate, plan, removals
 from selfdev.compute.scripted import ScriptedWorker
-from selfdev.errors import RunError, UsageError
+from selfdev.errors import RunError, StageError, UsageError
 from selfdev.evaluation import Run, program_of, record
 from selfdev.report.ablation import ablation_report, simplest_sentence, write_simplest
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
-from selfdev.store import Store, program_row
-from selfdev.types import Completion, Question, Split
+from selfdev.store import AFTER, Store, program_row
+from selfdev.types import Completion, ExecutionStatus, Outcome, Question, Split
 from tests.scripted import HashedWorker, racing_config, racing_parts, write_spread
 
 SOURCE = """import torch
@@ -193,6 +193,23 @@ def test_stopped_anywhere_it_ends_the_same(finished: Path, tmp_path: Path) -> No
     assert not any(worker.runs or worker.again_runs for worker in workers)
 
 
+def test_a_program_that_ran_and_fails_when_asked_again_is_tried_again_later(copied: Path) -> None:
+    class Busy(HashedWorker):
+        def again(self, program, prompts, expected):
+            if "strong" in program.source:
+                return Outcome(ExecutionStatus.TIMEOUT, "30 s")
+            return super().again(program, prompts, expected)
+
+    with opened(copied) as run:
+        of = planted(run.store)
+        worker = Busy(quality, {q.prompt: f" #### {q.gold}" for q in FRESH})
+        busy = Run(run.config, run.directory, replace(run.parts, open_worker=lambda: nullcontext(worker)), run.view)
+        with pytest.raises(StageError, match="ran before and now ended with timeout"):
+            ablate(busy, of, 3000)
+        assert all(row.status in ("ok", "exception") for row in run.store.candidates(AFTER))
+        assert {f.edit.text: f.worth for f in ablate(run, of, 3000).findings}["0.9 becomes 0"] is Worth.ESSENTIAL
+
+
 def test_a_budget_that_does_not_reach_is_refused() -> None:
     with pytest.raises(UsageError, match="10 merges to ask need at least"):
         plan(10, 100)
@@ -239,19 +256,21 @@ class Weighed:
         return [Completion(self._answers[p] if share(p) < self._quality else " #### -1", 4, False) for p in prompts]
 
 
-def test_in_the_real_sandbox_planted_parts_are_recovered(tmp_path: Path) -> None:
+@contextmanager
+def in_the_sandbox(path: Path, source: str, shape: tuple[int, int]):
+    """(a run, the row of one program that has run in the real sandbox on two task vectors)."""
     import torch
     from selfdev_sandbox import Limits, Sandbox
 
     from selfdev.compute.local import LocalWorker
 
-    vectors = [{"a.weight": torch.ones(4, 3), "b.weight": torch.ones(5)} for _ in range(2)]
+    vectors = [{"a.weight": torch.ones(*shape), "b.weight": torch.ones(5)} for _ in range(2)]
     answers = {q.prompt: f" #### {q.gold}" for q in FRESH}
     config = racing_config(iterations=2)
     with (
         open(os.devnull, "w") as sink,
         Sandbox(Limits(seconds=30)) as box,
-        RunDirectory(tmp_path / "run", config) as directory,
+        RunDirectory(path / "run", config) as directory,
     ):
         directory.begin()
         worker = LocalWorker(box, Weighed(answers), vectors, 2**20)
@@ -259,10 +278,39 @@ def test_in_the_real_sandbox_planted_parts_are_recovered(tmp_path: Path) -> None
             config, directory, replace(parts(), open_worker=lambda: nullcontext(worker)), RunView(Console(file=sink))
         )
         loop.record_facts(run)
-        row = program_row("generated", "", 1, 0, PLANTED, 5)
+        row = program_row("generated", "", 1, 0, source, 5)
         run.store.add_candidates([row])
         record(run, row.id, worker.run(program_of(row), [], {}), {}, [])
-        found = ablate(run, run.store.candidate(row.id), 3000)
+        yield run, run.store.candidate(row.id)
+
+
+SIZED = """import torch
+
+
+def merge_models(task_vectors):
+    out = {}
+    for name in task_vectors[0]:
+        x = task_vectors[0][name]
+        if x.numel() > 20000:
+            x = x * 0.3
+        out[name] = x
+    return out
+"""
+
+
+def test_a_condition_on_sizes_that_no_probe_meets_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    with in_the_sandbox(tmp_path, SIZED, (256, 128)) as (run, row):
+        found = ablate(run, row, 1500)
+    worth = {f.edit.text: f.worth for f in found.findings}
+    assert worth["as if `x.numel() > 20000` never held"] is Worth.BETTER  # other bits on the large matrix
+    assert worth["remove `x = x * 0.3`"] is Worth.BETTER
+    assert worth["as if `x.numel() > 20000` always held"] is not Worth.IDENTICAL  # other bits on the vector
+    assert not found.simplest.identical
+
+
+def test_in_the_real_sandbox_planted_parts_are_recovered(tmp_path: Path) -> None:
+    with in_the_sandbox(tmp_path, PLANTED, (4, 3)) as (run, row):
+        found = ablate(run, row, 3000)
     worth = {f.edit.text: f.worth for f in found.findings}
     assert worth["remove `x = x + 0.4 * task_vectors[1][name]`"] is Worth.ESSENTIAL
     assert worth["remove `x = x * 1.0`"] is Worth.IDENTICAL
