@@ -170,12 +170,11 @@ class GapConfig(Section):
 
 
 class CrossConfig(Section):
-    """Cross-improvement (arXiv 2507.00075 section 5): human-designed merges, scored in this run, as chosen programs."""
+    """Cross-improvement (arXiv 2507.00075 section 5): human-designed merges as chosen programs."""
 
     # all in the first iteration, equally in each, all in the one at 80 % (of three, the last)
     schedule: Literal["none", "early", "uniform", "late"] = "none"
-    # Share of external pairs, summed over iterations: 0.3 early is 30 % of the first one's, uniform 10 % of each of 3
-    share: Share = 0.3
+    pairs: PositiveInt = 30  # external pairs of the whole run, by whatever schedule; at most pair.max_pairs
 
 
 class RunConfig(Section):
@@ -220,6 +219,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"gap.stop_when_converged may end the run before the external pairs of cross.schedule "
                 f"{self.cross.schedule} have come in; use early, or leave one of them out"
+            )
+        if self.cross.schedule != "none" and self.cross.pairs > self.pair.max_pairs:
+            raise ValueError(
+                f"cross.pairs {self.cross.pairs} exceeds pair.max_pairs {self.pair.max_pairs}, which one iteration may "
+                "have to hold; lower the one or raise the other"
             )
         return self
 

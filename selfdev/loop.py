@@ -20,12 +20,12 @@ from selfdev.config import PairConfig, RunConfig
 from selfdev.errors import StageError
 from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
-from selfdev.pair import external_count, external_pairs, in_finals, inverted_share, pair
+from selfdev.pair import external_pairs, in_finals, inverted_share, pair
 from selfdev.prompting import text_hash
 from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
-from selfdev.selfimprove.cross import shares
+from selfdev.selfimprove.cross import counts, shares
 from selfdev.stats import AnswerRow
 from selfdev.store import SEALED, CandidateRow, QuestionRow, Store, candidate_id, program_row, sample_row
 from selfdev.train import train
@@ -152,32 +152,39 @@ def make_pairs(run: Run, iteration: int) -> tuple[list[PreferencePair], dict[str
     rule, prompt = run.config.pair, run.parts.prompt
     pairs = pair(prompt, current, earlier, rule, answers)
     evidence = pair_evidence(prompt, current, earlier, rule, answers)
-    share = cross_share(run.config, iteration)
-    if share:
-        added = external_pairs(prompt, external_programs(run), current, external_count(len(pairs), share), rule)
-        pairs += added
-        evidence["external"] = {"share": share, "pairs": len(added)}
+    due = external_due(run.config, iteration)
+    if due:
+        added = external_pairs(prompt, external_programs(run), current, due, rule)
+        pairs = pairs[: rule.max_pairs - len(added)] + added
+        evidence["external"] = {"due": due, "pairs": len(added)}
     return pairs, evidence
 
 
-def cross_share(config: RunConfig, iteration: int) -> float:
-    """The share of external pairs in an iteration; over all iterations it sums to `cross.share`."""
-    return config.cross.share * shares(config.cross.schedule, config.iterations)[iteration - 1]
+def external_due(config: RunConfig, iteration: int) -> int:
+    """How many external pairs come in at an iteration; over all iterations `cross.pairs`, whatever the schedule."""
+    return counts(config.cross.pairs, shares(config.cross.schedule, config.iterations))[iteration - 1]
 
 
 def external_programs(run: Run) -> list[ScoredCandidate]:
-    """Human-designed merges as if the generator had written them, with their dev scores in this run."""
-    counts, rows = run.store.final_counts(), run.store.baselines()
+    """Human-designed merges as if the generator had written them, in the order of `baselines.published_order`.
+
+    Dev scores have no say in it: those of baselines are on the very questions of the finals, and a generator trained on
+    a choice among them would bring it to the comparison with the baselines.
+    """
+    scores, rows = run.store.final_counts(), run.store.baselines()
     seed = next(row.id for row in rows if row.kind == "seed")
     opening = "```python\n" if run.config.generate.chat_template else ""  # else the prompt has opened the code block
     return [
         ScoredCandidate(
             id=row.id, iteration=0, index=row.index, source=row.text, completion=f"{opening}{row.text.strip()}\n```",
-            status=ExecutionStatus.OK, correct=counts[row.id].correct, total=counts[row.id].total, nll=0.0, tokens=0,
-            seed_correct=counts[seed].correct,
+            status=ExecutionStatus.OK, correct=scores[row.id].correct, total=scores[row.id].total, nll=0.0, tokens=0,
+            seed_correct=scores[seed].correct,
         )
-        for row in rows
-        if row.kind != "seed" and row.duplicate_of is None and row.id in counts
+        for row in sorted(rows, key=lambda row: baselines.published_order(row.kind, row.text))
+        if row.kind not in ("seed", "source")
+        and row.duplicate_of is None
+        and row.refused is None
+        and row.id in scores
     ]  # fmt: skip
 
 
@@ -243,7 +250,7 @@ def register_winner(run: Run) -> bool:
 
 
 def best_baseline(store: Store) -> str:
-    """The baseline with the best dev score, the seed apart; the first of equals."""
-    counts = store.final_counts()
+    """The baseline with the best dev score, the seed apart; the first of equals. Refused ones only among themselves."""
+    scores = store.final_counts()
     rows = [row for row in store.baselines() if row.kind != "seed" and row.duplicate_of is None]
-    return max(rows, key=lambda row: (counts[row.id].correct, -row.index)).id
+    return max(rows, key=lambda row: (row.refused is None, scores[row.id].correct, -row.index)).id

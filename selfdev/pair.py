@@ -114,24 +114,18 @@ def rejected_side(current: Sequence[ScoredCandidate], rule: PairConfig) -> list[
     return worst + _failures(current) if rule.failures == "reject" else worst
 
 
-def external_count(own: int, share: float) -> int:
-    """How many external pairs beside `own` ones make up a share of all of them; 0 <= share < 1."""
-    return round(own * share / (1 - share))
-
-
 def external_pairs(
     prompt: str, external: Sequence[ScoredCandidate], current: Sequence[ScoredCandidate], count: int, rule: PairConfig
 ) -> list[PreferencePair]:
-    """Pairs whose chosen side was written by no generator: the best external programs over this iteration's rejected.
+    """Pairs whose chosen side was written by no generator: external programs over this iteration's rejected.
 
-    Both sides are compared by their gain over the seed, each on its own questions. Evidence is not asked for: an
-    external program counts as verified.
+    An external program counts as verified: no score is compared, so some of these pairs may stand the wrong way round.
 
     Returns:
-        At most `count`, best external program first; fewer where there are no more in which it is ahead.
+        At most `count`, the first external program first; fewer where there are no more.
     """
-    best = by_gain(external)
-    pairs = [_make(prompt, good, bad) for good in best for bad in rejected_side(current, rule) if _better(good, bad)]
+    rejected = rejected_side(current, rule)
+    pairs = [_make(prompt, good, bad) for good in external for bad in rejected if good.completion != bad.completion]
     if rule.max_appearances is not None:
         pairs = _bounded(pairs, rule.max_appearances)
     return pairs[:count]

@@ -24,6 +24,7 @@ from selfdev.baselines.registry import (
     Method,
     Parameter,
     Value,
+    constants,
     defaults,
     fill,
     grid,
@@ -59,6 +60,7 @@ __all__ = [
     "Baseline",
     "PAPER_GRID",
     "MAX_GRID",
+    "published_order",
     "read_rule",
     "table",
 ]
@@ -99,6 +101,18 @@ def table(source_names: Sequence[str], example: str | None = None) -> list[Basel
         label = "Task Arithmetic " + " ".join(f"{w:g}" for w in weights)
         rows.append(Baseline("task_arithmetic", label, read_rule("task_arithmetic", WEIGHTS=weights)))
     return rows
+
+
+def published_order(kind: str, source: str) -> tuple[int, float]:
+    """Sort key of a baseline that no score decides: the uniform average, Task Arithmetic from its published
+    coefficients outwards, the worked example, all else."""
+    order = ("mean", "task_arithmetic", "example")
+    if kind not in order:
+        return len(order), 0.0
+    weights = constants(source)["WEIGHTS"] if kind == "task_arithmetic" else ()
+    published = defaults("task_arithmetic", len(weights))["WEIGHTS"]
+    assert isinstance(published, tuple)
+    return order.index(kind), round(sum(abs(w - p) for w, p in zip(weights, published, strict=True)), 9)
 
 
 def _grid(count: int) -> list[tuple[float, ...]]:

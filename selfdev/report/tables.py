@@ -141,7 +141,9 @@ def _external(evidence: dict[str, Any]) -> Text | None:
     found = evidence.get("external")
     if found is None:
         return None
-    return Text(f"external pairs: {found['pairs']}, asked for {found['share']:.1%} of all", style="dim")
+    missing = found["due"] - found["pairs"]
+    short = f" of {found['due']} due; for {missing} there was no program to reject" if missing else ""
+    return Text(f"external pairs: {found['pairs']}{short}", style="dim")
 
 
 def _training(store: Store, iteration: int, train: dict[str, float]) -> Text:
