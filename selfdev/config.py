@@ -71,6 +71,7 @@ class DevConfig(Section):
     # all ask the same, so that later programs were bred on the questions they are scored on
     resample: Literal["iteration", "fixed"] = "iteration"
     finalists: PositiveInt = 5  # of each iteration, for that last block
+    fresh: bool = False  # one block instead, of questions that a run without this setting asks nowhere: for transfers
 
 
 class RaceConfig(Section):
@@ -204,7 +205,7 @@ class RunConfig(Section):
 
     def block_of(self, iteration: int) -> int:
         """The block of dev questions that an iteration asks; 0 is the baselines'."""
-        return 0 if self.dev.resample == "fixed" else iteration
+        return 0 if self.dev.resample == "fixed" or self.dev.fresh else iteration
 
     @model_validator(mode="after")
     def _sources_differ(self) -> RunConfig:

@@ -40,6 +40,7 @@ NOISE = "seed against itself"  # the fact that holds how many verdicts of the se
 BASELINE_KINDS = ("seed", "source", "mean", "example", "task_arithmetic")
 AFTER = -1  # the iteration of programs made from one of a run's, once it has ended: tables of the run leave them out
 STOPPED = "stopped after"  # the fact that holds the last iteration of a run that ended early, and why
+TRANSFER = "transfer"  # the fact that holds what a transfer to other models was begun with
 SEALED = "sealed test"  # the fact that holds the digest of the sealed test questions
 
 
@@ -378,10 +379,11 @@ class Store:
     def question_uses(self) -> list[tuple[int, str, int, int, int]]:
         """The ledger of questions: (block, kind, iteration, questions used, question-evaluations)."""
         rows = self._db.execute(
-            """SELECT block, CASE WHEN iteration = 0 THEN 'baselines' ELSE kind END AS who, iteration,
-               COUNT(DISTINCT question_id), COUNT(*) FROM answer JOIN question ON question.id = question_id
-               JOIN candidate ON candidate.id = candidate_id WHERE split = 'dev'
-               GROUP BY block, who, iteration ORDER BY block, iteration, who"""
+            f"""SELECT block, CASE WHEN kind IN ({", ".join("?" * len(BASELINE_KINDS))}) THEN 'baselines' ELSE kind END
+               AS who, iteration, COUNT(DISTINCT question_id), COUNT(*) FROM answer
+               JOIN question ON question.id = question_id JOIN candidate ON candidate.id = candidate_id
+               WHERE split = 'dev' GROUP BY block, who, iteration ORDER BY block, iteration, who""",
+            BASELINE_KINDS,
         )
         return [(r[0], r[1], r[2], r[3], r[4]) for r in rows]
 

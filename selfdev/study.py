@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfdev.compute.base import Worker
+from selfdev.config import RunConfig
 from selfdev.errors import RunError, StageError
 from selfdev.evaluation import Run, add_answers, lazy_worker, program_of, prompts_of, record
 from selfdev.generate import stream_seed
@@ -106,13 +107,13 @@ class Study:
         return discordant(self.verdicts(row, questions), self.verdicts(other, questions))
 
 
-def check_ended(run: Run) -> None:
+def check_ended(store: Store, config: RunConfig) -> None:
     """
     Raises:
         RunError: the run goes on.
     """
-    if len(run.store.iterations()) < run.iterations or not run.store.winners():
-        raise RunError(f"{run.directory.path} has not ended; `selfdev run` with its configuration goes on with it")
+    if len(store.iterations()) < (store.stopped_after() or config.iterations) or not store.winners():
+        raise RunError(f"{store.path.parent} has not ended; `selfdev run` with its configuration goes on with it")
 
 
 def subject(store: Store, name: str) -> CandidateRow:

@@ -1,10 +1,12 @@
 """What a run found, tried on other siblings with its numbers as they are (transfer, arXiv 2410.15639).
 
 The run's best distinct programs, by its own ranking, are named before any question is asked. They run as they are on
-task vectors of other models, in a run directory of their own: the same task, the same questions, other sources. Beside
-them stand the baselines of every run and the human-designed methods RE-TUNED on these models with a stated number of
-question-evaluations (`selfdev.tuning`). All answer one block of dev questions. The programs, the seed and the best
-baseline, tuned ones among them, are registered, so that `selfdev test` can open the sealed test set for them.
+task vectors of other models, in a run directory of their own: the same task, other sources. Beside them stand the
+baselines of every run and the human-designed methods RE-TUNED on these models with a stated number of
+question-evaluations (`selfdev.tuning`). All answer one block of dev questions, of those that the run asked nowhere
+where the task has as many. The programs, the seed and the best baseline, tuned ones among them, are registered, so that
+`selfdev test` can open the sealed test set for them: the same questions as the run's, so how often the run's was opened
+is kept beside.
 
 On dev the best baseline is the best of many on these very questions, which flatters it; the transferred programs were
 chosen on other models. A program that is written for another number of sources fails, and its row says so.
@@ -25,13 +27,15 @@ from selfdev import tuning
 from selfdev.config import RunConfig
 from selfdev.errors import RunError, UsageError
 from selfdev.evaluation import Run, evaluate_listed
+from selfdev.generate import stream_seed
 from selfdev.methods import NAMES
 from selfdev.pair import overall
-from selfdev.store import CandidateRow, Store, program_row
+from selfdev.store import TRANSFER, CandidateRow, Store, program_row
 from selfdev.types import ExecutionStatus
+from selfdev.wiring import load_run_task
 
 KIND = "transfer"
-TUNED_PROGRAMS = 30  # a tuning budget by default: so many programs that answer the block
+TUNED_PROGRAMS = 150  # a tuning budget by default: so many programs that answer the block; defaults are about 40
 PERMUTATIONS = 10_000
 
 
@@ -80,6 +84,46 @@ def config_for(config: RunConfig, sources: Sequence[str], seed_model: str | None
         raise UsageError(f"--sources {' '.join(sources)} given: {error.errors()[0]['msg']}") from None
 
 
+def on_fresh(config: RunConfig) -> RunConfig:
+    """The same on dev questions that the run asked nowhere; as it is where the task has too few of them."""
+    fresh = config.model_copy(update={
+        "dev": config.dev.model_copy(update={"fresh": True}),
+        "race": config.race.model_copy(update={"enabled": False}),
+    })  # fmt: skip
+    try:
+        load_run_task(fresh)
+    except UsageError:
+        return config
+    return fresh
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """
+    Raises:
+        UsageError: no such method.
+    """
+    for name in methods:
+        if name not in NAMES:
+            raise UsageError(f"--methods {name} given; there are: {', '.join(NAMES)}")
+
+
+def tuning_budget(config: RunConfig, methods: Sequence[str], given: int | None) -> int:
+    """Question-evaluations to re-tune these methods with.
+
+    Raises:
+        UsageError: no point of a grid would be tried, or the block is too small.
+    """
+    size, seed = config.task.dev_size, stream_seed(config.seed, tuning.KIND, 0, 0)
+    tuning.check_block(size)
+    programs = tuning.least_programs(methods, len(config.models.sources), seed)
+    if given is not None and given < programs * size:
+        raise UsageError(
+            f"--budget {given} given; the defaults of {len(methods)} methods and one more point are {programs} "
+            f"programs x {size} questions: give at least {programs * size}, or fewer methods (--methods)"
+        )
+    return given or max(TUNED_PROGRAMS, programs) * size
+
+
 def directory_name(config: RunConfig) -> str:
     """Of a transfer to these models, below the run."""
     models = "|".join((config.models.seed, *config.models.sources))
@@ -87,22 +131,28 @@ def directory_name(config: RunConfig) -> str:
 
 
 def evaluations(run_config: RunConfig, baselines: int, programs: int, budget: int) -> int:
-    """Question-evaluations of a transfer at most: seed on every block, the rest on one, tuning."""
-    block = run_config.task.dev_size
-    return block * (run_config.blocks + baselines - 1 + programs) + budget
+    """Question-evaluations of a transfer at most: seed on every block and one twice, the rest on one, tuning."""
+    block, blocks = run_config.task.dev_size, 1 if run_config.dev.fresh else run_config.blocks
+    return block * (blocks + baselines + programs) + budget
 
 
-def transfer(run: Run, named: Sequence[Entrant], budget: int) -> None:
+def transfer(
+    run: Run, named: Sequence[Entrant], budget: int, methods: Sequence[str] = NAMES, openings: int = 0
+) -> None:
     """Score the named programs and tune the baselines; register who is to be tested.
 
     Args:
         run: a directory of other models, whose baselines are scored.
         named: from `entrants`; the directory keeps its first list.
         budget: question-evaluations for tuning; a larger one goes on until the list is registered.
+        methods: to tune; the directory keeps its first ones.
+        openings: how often the test set of the programs' run has been opened; the first figure stays.
 
     Raises:
-        RunError: begun with another list.
+        UsageError: the budget tunes nothing.
+        RunError: begun with another list, or other methods.
     """
+    tuning_budget(run.config, methods, budget)
     rows = [program_row(KIND, e.name, 0, e.rank, e.source, e.execution_seed) for e in named]
     begun = run.store.candidates(0, KIND)
     if begun and [row.id for row in begun] != [row.id for row in rows]:
@@ -110,10 +160,18 @@ def transfer(run: Run, named: Sequence[Entrant], budget: int) -> None:
             f"{run.directory.path} was begun with another list ({len(begun)} programs, the first {begun[0].name}); "
             "give the --top of then, or another --out"
         )
-    run.store.add_candidates(rows)
+    facts = run.store.get_meta(TRANSFER)
+    if facts is not None and json.loads(facts)["methods"] != sorted(methods):
+        said = " ".join(f"--methods {name}" for name in json.loads(facts)["methods"])
+        raise RunError(f"{run.directory.path} was begun with {said}; give the same, or another --out")
+    with run.store.transaction():
+        run.store.add_candidates(rows)
+        if facts is None:
+            given = {"methods": sorted(methods), "fresh": run.config.dev.fresh, "openings": openings}
+            run.store.set_meta(TRANSFER, json.dumps(given))
     evaluate_listed(run, run.store.candidates(0, KIND))
     if "baseline" not in run.store.winners():
-        tuning.tune(run, NAMES, budget)
+        tuning.tune(run, methods, budget)
         register(run.store)
 
 

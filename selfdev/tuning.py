@@ -20,7 +20,7 @@ from rich.table import Table
 
 from selfdev.baselines.registry import METHODS, WRAPPERS, Method, Value, defaults, points, programs
 from selfdev.baselines.search import Soup, greedy_soup
-from selfdev.errors import StageError
+from selfdev.errors import StageError, UsageError
 from selfdev.evaluation import Run, lazy_worker, program_of, prompts_of, record
 from selfdev.generate import stream_seed
 from selfdev.stats import AnswerRow, paired_gain
@@ -61,22 +61,37 @@ def listed_points(names: Sequence[str], sources: int, seed: int) -> list[Point]:
         sources: how many there are.
         seed: of the orders; a method's own does not depend on the other names.
     """
-    rows = [
-        row
-        for row in (*METHODS, *WRAPPERS)
-        if row.name in set(names) and row.name != "zero" and row.sources[0] <= sources
-    ]
-    first = [
-        _point(row.name, defaults(row.name, sources), "at its defaults") for row in rows if row.name != "single_source"
-    ]
-    queues = [_shuffled(row, sources, seed) for row in rows]
-    every = first + [
+    queues = [_shuffled(row, sources, seed) for row in _rows(names, sources)]
+    every = default_points(names, sources) + [
         queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)
     ]
     unique: dict[tuple[str, ...], Point] = {}
     for point in every:
         unique.setdefault(point.programs, point)
     return list(unique.values())
+
+
+def default_points(names: Sequence[str], sources: int) -> list[Point]:
+    """These methods at their defaults; a single source has none."""
+    return [
+        _point(row.name, defaults(row.name, sources), "at its defaults")
+        for row in _rows(names, sources)
+        if row.name != "single_source"
+    ]
+
+
+def least_programs(names: Sequence[str], sources: int, seed: int) -> int:
+    """So many programs are all defaults and one more point: with fewer nothing is tuned."""
+    first = len(default_points(names, sources))
+    return sum(len(point.programs) for point in listed_points(names, sources, seed)[: first + 1])
+
+
+def _rows(names: Sequence[str], sources: int) -> list[Method]:
+    return [
+        row
+        for row in (*METHODS, *WRAPPERS)
+        if row.name in set(names) and row.name != "zero" and row.sources[0] <= sources
+    ]
 
 
 def _shuffled(row: Method, sources: int, seed: int) -> list[Point]:
@@ -94,8 +109,12 @@ def tune(run: Run, names: Sequence[str], budget: int) -> None:
     """Spend question-evaluations on greedy soup, if named, and on points of methods until the next would not fit.
 
     What is recorded already counts. A program that fails, or whose merge was scored before, costs nothing.
+
+    Raises:
+        UsageError: the block is too small to choose on one part of it and to estimate on the other.
     """
     size, store = len(run.block_of(0)), run.store
+    check_block(size)
     left = (budget - store.evaluations(KIND)) // size
     with run.view.phase(run.directory, 0, KIND, max(0, left)) as advance, lazy_worker(run) as worker:
         known = store.known_results(KIND)
@@ -124,6 +143,19 @@ def tune(run: Run, names: Sequence[str], budget: int) -> None:
                     evaluate(point.name, program)
         except _Spent:
             return
+
+
+def check_block(size: int) -> None:
+    """
+    Raises:
+        UsageError: so many questions do not make two parts of at least two.
+    """
+    least = next(n for n in range(2, 100) if all(len(part) >= 2 for part in _parts(n)))
+    if size < least:
+        raise UsageError(
+            f"a block has {size} dev questions; tuning needs at least {least}, two to choose a point by and two to "
+            "estimate it on; set a larger task.dev_size"
+        )
 
 
 class _Spent(Exception):
@@ -206,7 +238,10 @@ def _recorded_soup(run: Run, rows: Mapping[str, AnswerRow], choosing: Sequence[i
 
 def _split(store: Store) -> tuple[range, range]:
     """Places in the block that choose, and those that estimate; a block is in random order already."""
-    size = len(store.seed_verdicts(0))
+    return _parts(len(store.seed_verdicts(0)))
+
+
+def _parts(size: int) -> tuple[range, range]:
     return range(round(CHOOSING * size)), range(round(CHOOSING * size), size)
 
 

@@ -89,16 +89,34 @@ def build_parts(config: RunConfig) -> Parts:
 
 
 def load_run_task(config: RunConfig) -> Task:
-    """The task of a run, test questions included; every block of dev questions in the random order of its races."""
+    """The task of a run, test questions included; every block of dev questions in the random order of its races.
+
+    Raises:
+        UsageError: `dev.fresh`, and the task has no more dev questions.
+    """
     from selfdev.tasks import load_task
 
-    task = in_race_order(load_task(config.task, config.seed, config.blocks), config.seed)
-    if not config.task.chat_template:
-        return task
-    from selfdev.models import load_tokenizer
-    from selfdev.tasks.chat import with_chat
+    task = load_task(config.task, config.seed, config.blocks)
+    if config.task.chat_template:
+        from selfdev.models import load_tokenizer
+        from selfdev.tasks.chat import with_chat
 
-    return with_chat(task, load_tokenizer(config.models.seed))
+        task = with_chat(task, load_tokenizer(config.models.seed))
+    if config.dev.fresh:
+        task = _behind(config, task)
+    return in_race_order(task, config.seed)
+
+
+def _behind(config: RunConfig, task: Task) -> Task:
+    """The task with one block of dev questions that stand behind its own; the same test questions."""
+    size = config.task.dev_size
+    dev = fresh_questions(config, task, seal(task)[1], 0, size)
+    if len(dev) < size:
+        raise UsageError(
+            f"dev.fresh is set: {size} dev questions behind the {len(task.dev)} of the run are needed, and task "
+            f"{config.task.name!r} has {len(dev)}; leave it out, or lower task.dev_size"
+        )
+    return replace(task, dev=dev, blocks=1)
 
 
 def fresh_questions(config: RunConfig, task: Task, envelope: Envelope, first: int, count: int) -> tuple[Question, ...]:

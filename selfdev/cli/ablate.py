@@ -28,7 +28,7 @@ def ablate(
 
     console = Console()
     with opened(run, console) as work:
-        check_ended(work)
+        check_ended(work.store, work.config)
         row = subject(work.store, program)
         count = len(ablation.removals(row.source or ""))
         plain(console, f"{row.id}: {count} removals; {cost_line(work.store, budget)}")

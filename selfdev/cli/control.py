@@ -64,6 +64,7 @@ def baselines(
     ] = None,
 ) -> None:
     """Score the human-designed merges at their defaults on the last dev block of a run; with --tune, tune them."""
+    from selfdev.loop import score_baselines
     from selfdev.methods import NAMES, evaluate_methods, methods_table
     from selfdev.tuning import SOUP
 
@@ -94,6 +95,7 @@ def baselines(
         place = run_dir or Path("runs") / f"{config.stem if config else preset}-baselines-seed{resolved.seed}"
         work = begun(place, resolved, console)
     with work as opened_run:
+        score_baselines(opened_run)  # a run may have been stopped before
         if budget is not None:
             _tune(opened_run, names, budget, console)
         else:
@@ -104,9 +106,10 @@ def baselines(
 
 
 def _tune(run: Run, names: list[str], budget: int, console: Console) -> None:
-    from selfdev.tuning import tune, tuned_table
+    from selfdev.tuning import check_block, tune, tuned_table
 
     size = len(run.block_of(0))
+    check_block(size)
     if budget < size:
         raise UsageError(f"--budget {budget} given; one program answers {size} dev questions, so that is the least")
     plain(console, f"tuning: at most {budget} question-evaluations, {budget // size} programs x {size} questions")

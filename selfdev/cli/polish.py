@@ -28,7 +28,7 @@ def polish(
 
     console = Console()
     with opened(run, console) as work:
-        check_ended(work)
+        check_ended(work.store, work.config)
         row = subject(work.store, program)
         console.print(constants_table(core.tunable(row.source or "")))
         questions = core.plan(budget)

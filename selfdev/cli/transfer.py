@@ -27,7 +27,12 @@ def transfer(
     top: Annotated[int, typer.Option("--top", min=1, help="How many of the run's best programs.")] = 15,
     budget: Annotated[
         int | None,
-        typer.Option("--budget", min=1, help="Question-evaluations to re-tune baselines; default: 30 programs' worth."),
+        typer.Option(
+            "--budget", min=1, help="Question-evaluations to re-tune baselines; default: 150 programs' worth."
+        ),
+    ] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--methods", help="Re-tune these alone; may be repeated. Default: all.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A run directory of its own; default RUN/transfer-HASH.")
@@ -36,28 +41,36 @@ def transfer(
     """Try a run's best programs on other models, beside human-designed merges that are re-tuned there."""
     from selfdev import baselines
     from selfdev import transfer as core
+    from selfdev.methods import NAMES
     from selfdev.report.transfer import transfer_report
     from selfdev.rundir import read_run_config
     from selfdev.store import FILE_NAME, Store
-    from selfdev.study import seconds_per_question
+    from selfdev.study import check_ended, seconds_per_question
+    from selfdev.tuning import tuned_table
 
     console = Console()
-    config = core.config_for(read_run_config(run), sources, seed_model)
+    own = read_run_config(run)
+    config = core.config_for(own, sources, seed_model)
+    retuned = methods or list(NAMES)
+    core.check_methods(retuned)
+    tuning = core.tuning_budget(config, retuned, budget)
     store = Store(run / FILE_NAME, read_only=True)
     try:
-        named, each = core.entrants(store, top), seconds_per_question(store)
+        check_ended(store, own)
+        named, each, openings = core.entrants(store, top), seconds_per_question(store), store.openings()
     finally:
         store.close()
     path = out or run / core.directory_name(config)
-    tuning = budget or core.TUNED_PROGRAMS * config.task.dev_size
+    config = core.on_fresh(config)
     count = core.evaluations(config, len(baselines.table(config.models.sources)) + 1, len(named), tuning)
     minutes = "" if each is None else f", about {count * each / 60:.1f} minutes at the speed of the run"
     plain(console, f"{len(named)} programs, named before any question: {' '.join(e.id for e in named)}")
     plain(console, f"at most {count} question-evaluations, {tuning} of them to tune baselines{minutes}")
     plain(console, f"run directory: {path}")
     with begun(path, config, console) as work:
-        core.transfer(work, named, tuning)
+        core.transfer(work, named, tuning, retuned, openings)
         console.print(transfer_report(work.store))
+        console.print(tuned_table(work, retuned))
         opened = work.store.openings()
     if not opened:
         plain(console, f"registered; the test set is sealed, to open it: selfdev test {path}")

@@ -165,9 +165,11 @@ def dev_table(store: Store, top: int = 5) -> Table:
     """Seed, human-designed merges and the best discovered algorithms, all on the questions of the finals."""
     counts, seed = store.final_counts(), _seed_row(store)
     table = _score_table(f"dev scores on {len(store.final_places())} questions that these share", gains=True)
-    rows = _final_verdicts(store)
+    rows, shown = _final_verdicts(store), dict[str, Score]()
 
     def add(title: str, candidate: str) -> None:
+        if candidate in counts:
+            shown[store.candidate(candidate).duplicate_of or candidate] = counts[candidate]
         _add_counts(table, title, counts.get(candidate), _gain_cells(rows.get(candidate), seed))
 
     for row in store.baselines():
@@ -181,9 +183,8 @@ def dev_table(store: Store, top: int = 5) -> Table:
         table.add_section()
         for rank, c in enumerate(in_finals([c for c in every if c.iteration == iteration])[:top], start=1):
             add(f"iteration {iteration} #{rank} {c.id}", c.id)
-    shown = list(counts.values())
-    cut, unread = sum(c.truncated for c in shown), sum(c.unparsable for c in shown)
-    table.caption = f"{table.caption}. In all {cut} answers were ended by the token limit, {unread} could not be parsed"
+    cut, unread = sum(c.truncated for c in shown.values()), sum(c.unparsable for c in shown.values())
+    table.caption = f"{table.caption}. In these rows {cut} answers were ended by the token limit, {unread} not parsed"
     return table
 
 

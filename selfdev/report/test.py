@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from selfdev.estimates import final_gains
 from selfdev.power import Verdict, resolvable_difference, verdict
 from selfdev.shrink import FEWEST, Gain, shrunken_gains
 from selfdev.stats import discordant, holm, mcnemar, paired_interval
-from selfdev.store import NOISE, CandidateRow, Store
+from selfdev.store import NOISE, TRANSFER, CandidateRow, Store
 from selfdev.types import Split
 
 
@@ -192,4 +193,23 @@ def _ledger(store: Store) -> Text:
         for o in store.ledger()
     ]
     late = "" if store.openings() < 2 else "; later numbers come from a set that had been looked at"
-    return Text("\n".join(lines) + late + "; p-values adjusted for all comparisons here (Holm)", style="dim")
+    said = "\n".join(lines) + late + "; p-values adjusted for all comparisons here (Holm)"
+    return Text("\n".join(filter(None, (said, provenance(store)))), style="dim")
+
+
+def provenance(store: Store) -> str:
+    """Which questions a transfer asks, for its table and its test report; empty for a run."""
+    recorded = store.get_meta(TRANSFER)
+    if recorded is None:
+        return ""
+    facts = json.loads(recorded)
+    dev = (
+        "asked nowhere in the run that the programs come from"
+        if facts["fresh"]
+        else "those of the run that the programs were chosen on (the task has no more), though for other models"
+    )
+    times = facts["openings"]
+    return (
+        f"Dev questions: {dev}. Test questions: the same set as that run's, which had been opened {times} "
+        f"time{'' if times == 1 else 's'} when this began"
+    )

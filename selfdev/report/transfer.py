@@ -12,7 +12,7 @@ from rich.text import Text
 from selfdev import tuning
 from selfdev.estimates import final_rows
 from selfdev.report.tables import printable
-from selfdev.report.test import noise_floor
+from selfdev.report.test import noise_floor, provenance
 from selfdev.score import Score
 from selfdev.stats import paired_gain
 from selfdev.store import CandidateRow, Store
@@ -65,7 +65,7 @@ def _table(store: Store) -> Table:
     table.caption = (
         f"there: rank in its run; here: rank among these. Best baseline: of those of every run and of methods re-tuned "
         f"here with {store.evaluations(tuning.KIND)} question-evaluations; chosen on these questions, so its dev score "
-        "is too good. Differences: paired, with 95 % intervals of one comparison each"
+        f"is too good. Differences: paired, with 95 % intervals of one comparison each. {provenance(store)}"
     )
     table.caption_justify = "left"
     return table

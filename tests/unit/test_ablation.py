@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from selfdev import ablation, loop
 from selfdev.ablation import Worth, ablate, plan, removals
+from selfdev.cli import app
+from selfdev.cli import control as cli_control
 from selfdev.compute.scripted import ScriptedWorker
 from selfdev.errors import RunError, StageError, UsageError
 from selfdev.evaluation import Run, program_of, record
+from selfdev.methods import evaluate_methods
 from selfdev.report.ablation import ablation_report, simplest_sentence, write_simplest
 from selfdev.report.live import RunView
+from selfdev.report.tables import dev_table
 from selfdev.rundir import RunDirectory
 from selfdev.store import AFTER, Store, program_row
 from selfdev.types import Completion, ExecutionStatus, Outcome, Question, Split
@@ -208,6 +213,28 @@ def test_a_program_that_ran_and_fails_when_asked_again_is_tried_again_later(copi
             ablate(busy, of, 3000)
         assert all(row.status in ("ok", "exception") for row in run.store.candidates(AFTER))
         assert {f.edit.text: f.worth for f in ablate(run, of, 3000).findings}["0.9 becomes 0"] is Worth.ESSENTIAL
+
+
+def test_later_commands_leave_the_table_of_a_run_as_it_was(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(copied) as run:
+        table, uses = dev_table(run.store).caption, run.store.question_uses()
+        monkeypatch.setattr(HashedWorker, "cut", 0.4)  # every answer of the methods is cut
+        evaluate_methods(run, ["ties"])
+        assert sum(row.truncated for row in run.store.final_counts().values()) > 0
+        assert dev_table(run.store).caption == table
+        assert [line for line in run.store.question_uses() if line[1] != "method"] == uses
+
+
+def test_methods_are_scored_in_a_run_that_stopped_before_its_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "run") as run:
+        loop.record_facts(run)
+    monkeypatch.setattr(cli_control, "opened", lambda path, console: opened(path))
+    for arguments in (["--only", "ties"], ["--tune", "--budget", "200", "--only", "ties"]):
+        done = CliRunner().invoke(app, ["baselines", str(tmp_path / "run"), *arguments])
+        assert (done.exit_code, done.exception) == (0, None)
+        assert "ties" in done.output
 
 
 def test_a_budget_that_does_not_reach_is_refused() -> None:

@@ -11,18 +11,23 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from scipy.stats import spearmanr
+from typer.testing import CliRunner
 
 from selfdev import final, loop, transfer, tuning
+from selfdev.cli import app
 from selfdev.config import RunConfig
 from selfdev.errors import RunError, UsageError
 from selfdev.evaluation import Run
+from selfdev.methods import NAMES
 from selfdev.pair import overall
 from selfdev.report import test as tested
 from selfdev.report.live import RunView
 from selfdev.report.transfer import ranking, transfer_report
 from selfdev.rundir import RunDirectory
 from selfdev.store import Store
+from selfdev.study import check_ended
 from selfdev.transfer import Entrant, config_for, directory_name, entrants, rank_correlation
+from selfdev.wiring import load_run_task
 from tests.scripted import HashedWorker, quality, racing_config, racing_parts
 
 
@@ -66,11 +71,14 @@ def named(tmp_path_factory) -> list[Entrant]:
 OTHER = ("zoo:solver-add-sub", "zoo:solver-add-mul", "zoo:solver-sub-mul")
 
 
-def begin(path: Path, named: list[Entrant], budget: int = 400, workers=None) -> dict:
+TUNED = ("task_arithmetic", "ties")
+
+
+def begin(path: Path, named: list[Entrant], budget: int = 400, workers=None, methods=TUNED) -> dict:
     config = config_for(racing_config(iterations=2), OTHER, None)
     with opened(path, config, here, workers) as run:
         loop.score_baselines(run)
-        transfer.transfer(run, named, budget)
+        transfer.transfer(run, named, budget, methods, openings=2)
         return run.store.dump()
 
 
@@ -109,7 +117,67 @@ def test_the_sealed_test_set_opens_by_its_ledger(named, tmp_path: Path) -> None:
         text = printed(tested.test_report(run.store))
         assert "are better than the seed" in text
         assert all(run.store.candidate(i).name in text for role, i in run.store.winners().items() if "transfer" in role)
-        assert "test, 95 %" in printed(transfer_report(run.store))
+        table = " ".join(printed(transfer_report(run.store)).split())
+        assert "test, 95 %" in table
+        said = "Test questions: the same set as that run's, which had been opened 2 times when this began"
+        assert said in table
+        assert said in " ".join(text.split())
+        assert "those of the run that the programs were chosen on" in table
+
+
+def test_a_budget_that_tunes_nothing_is_refused(named, tmp_path: Path) -> None:
+    config = config_for(racing_config(iterations=2), OTHER, None)
+    assert transfer.tuning_budget(config, TUNED, None) == 150 * 40
+    assert transfer.tuning_budget(config, TUNED, 120) == 120  # two defaults and one more point
+    with pytest.raises(UsageError, match="--budget 119 given; the defaults of 2 methods and one more point are 3"):
+        transfer.tuning_budget(config, TUNED, 119)
+    with pytest.raises(UsageError, match="give at least 120"):
+        begin(tmp_path / "t", named, budget=119)
+    begin(tmp_path / "t", named, budget=120)
+    with opened(tmp_path / "t", config, here) as run:
+        tried = {row.method: row.tried for row in tuning.tuned(run, TUNED)}
+        assert sum(tried.values()) == 3
+    every = transfer.tuning_budget(config, NAMES, None)  # by default a hundred points of grids are tried
+    assert every // 40 - tuning.least_programs(NAMES, 3, 0) >= 100
+    with pytest.raises(UsageError, match="--methods tie given"):
+        transfer.check_methods(["tie"])
+
+
+def test_a_block_that_is_too_small_to_tune_on_is_refused() -> None:
+    tuning.check_block(6)  # four choose, two estimate
+    with pytest.raises(UsageError, match="5 dev questions; tuning needs at least 6"):
+        tuning.check_block(5)
+
+
+def test_questions_are_those_that_the_run_asked_nowhere() -> None:
+    config = config_for(racing_config(iterations=2), OTHER, None)
+    fresh = transfer.on_fresh(config)
+    own, other = load_run_task(config), load_run_task(fresh)
+    assert (other.blocks, len(other.dev)) == (1, 40)
+    assert not {q.id for q in other.dev} & {q.id for q in own.dev}
+    assert other.test == own.test
+    assert [q.skill for q in other.dev[:6]] != ["add", "sub", "mul"] * 2  # in random order
+    assert fresh.block_of(1) == 0
+
+
+def test_without_further_questions_the_run_s_own_are_asked(tmp_path: Path) -> None:
+    lines = [f'{{"question": "What is {i} and 1?", "answer": "{i + 1}"}}' for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    given = {"task.name": "jsonl", "task.data": str(tmp_path / "rows.jsonl"), "task.test_size": 5}
+    config = config_for(racing_config(iterations=1, **given, **{"task.dev_size": 6}), OTHER, None)
+    assert transfer.on_fresh(config) == config  # 12 dev, 5 test, 3 more
+
+
+def test_only_a_run_that_has_ended_is_transferred(tmp_path: Path) -> None:
+    config = racing_config(iterations=2)
+    with opened(tmp_path / "run", config, there) as run:
+        loop.score_baselines(run)
+        loop.run_iteration(run, 1)
+        with pytest.raises(RunError, match="run has not ended"):
+            check_ended(run.store, config)
+    done = CliRunner().invoke(app, ["transfer", str(tmp_path / "run"), "--sources", *OTHER])
+    assert isinstance(done.exception, RunError)
+    assert "has not ended" in str(done.exception)
 
 
 def test_it_continues_and_keeps_its_list(named, tmp_path: Path) -> None:
@@ -138,7 +206,7 @@ def test_it_continues_and_keeps_its_list(named, tmp_path: Path) -> None:
             loop.record_facts(run)
             try:
                 loop.score_baselines(run)
-                transfer.transfer(run, named, 400)
+                transfer.transfer(run, named, 400, TUNED, openings=2)
             except Stop:
                 stops += 1
                 continue
@@ -147,6 +215,8 @@ def test_it_continues_and_keeps_its_list(named, tmp_path: Path) -> None:
     assert stops >= 1
     with pytest.raises(RunError, match="begun with another list"):
         begin(tmp_path / "t", named[:3])
+    with pytest.raises(RunError, match="begun with --methods task_arithmetic --methods ties"):
+        begin(tmp_path / "t", named, methods=("ties",))
     assert begin(tmp_path / "t", named, budget=4000) == whole  # registered: nothing is added any more
 
 
