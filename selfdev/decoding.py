@@ -88,6 +88,18 @@ def prefix_cache(cache: Cache, tokens: int) -> Cache | None:
     return _with_layers(cache, [_SuffixLayer(layer, tokens) for layer in cache.layers])
 
 
+def past_cache(cache: Cache, rows: int, tokens: int) -> Cache:
+    """The cache of one row as what precedes `rows` rows in one forward pass up to `tokens` tokens in all.
+
+    Nothing is copied to the rows, and nothing is kept of the pass. Layers that `roomy_cache` leaves as they are, are
+    copied here too.
+    """
+    return _with_layers(
+        cache,
+        [_PastLayer(layer, rows) if _is_plain(layer, tokens) else _repeated(layer, rows) for layer in cache.layers],
+    )
+
+
 def _with_layers(cache: Cache, layers: list[Any]) -> Cache:
     changed = copy.copy(cache)
     changed.layers = layers
@@ -105,6 +117,25 @@ def _repeated(layer: Any, rows: int) -> Any:
     if repeated.is_initialized:
         repeated.batch_repeat_interleave(rows)
     return repeated
+
+
+class _PastLayer(DynamicLayer):  # type: ignore[misc]
+    """One row's keys and values, seen by every row; what a pass adds is handed on and forgotten."""
+
+    def __init__(self, layer: DynamicLayer, rows: int) -> None:
+        super().__init__()
+        assert layer.keys is not None
+        assert layer.values is not None
+        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
+        self.keys, self.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of prefix and rows, of shape (rows, heads, tokens, width)."""
+        assert self.keys is not None
+        assert self.values is not None
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]

@@ -20,6 +20,8 @@ CONTEXT_BYTES = 1e9  # a process on a CUDA device: context, kernels, cuBLAS work
 GRAPH_BYTES = 2e9  # vLLM: CUDA graphs and the profiled peak of its forward pass, for a 7B model
 # vLLM schedules at most this many prompt tokens at once.
 ENGINE_BATCHED_TOKENS = 8192
+ASKING, REWARDING = ("true-false", "quality"), ("implicit-reward",)  # verifiers that need gap.model, the generator
+LOGIT_BYTES = 2e9  # the scorer's bound on the float32 logits of one batch
 CHARACTERS_PER_TOKEN = 3.5  # of prompts with code, English or numbers; only for texts whose tokenizer is not at hand
 HEAD_CHUNK_TOKENS = 256  # TRL computes the log-probabilities of this many tokens at once
 # Tokens of a prompt before its own question, and of the question, for the frozen prompts of each task.
@@ -116,7 +118,7 @@ class Plan:
         return max(phase.peak for phase in self.phases)
 
 
-def make_plan(config: RunConfig, seed: Shape, generator: Shape, work: Work) -> Plan:
+def make_plan(config: RunConfig, seed: Shape, generator: Shape, work: Work, judge: Shape | None = None) -> Plan:
     """Count what each phase holds.
 
     Args:
@@ -124,9 +126,12 @@ def make_plan(config: RunConfig, seed: Shape, generator: Shape, work: Work) -> P
         seed: the model that is merged into, at the dtype of `models.dtype`.
         generator: the model that writes programs, at the dtype of `generate.dtype`.
         work: see `workload`.
+        judge: the model that `gap.model` names, at the same dtype; None: the generator.
     """
-    phases = (_evaluate(config, seed, work), _generate(config, generator, work), _train(config, generator, work))
-    return Plan(phases, work)
+    phases = [_evaluate(config, seed, work), _generate(config, generator, work), _train(config, generator, work)]
+    if {*ASKING, *REWARDING} & set(config.gap.verifiers):
+        phases.append(_judge(config, generator, judge or generator, work))
+    return Plan(tuple(phases), work)
 
 
 def workload(config: RunConfig, prompt_characters: int, baselines: int) -> Work:
@@ -257,6 +262,32 @@ def _generate(config: RunConfig, model: Shape, work: Work) -> Phase:
     return Phase("generate", (*items, Item("CUDA context", CONTEXT_BYTES)))
 
 
+def _judge(config: RunConfig, generator: Shape, judge: Shape, work: Work) -> Phase:
+    """Verifiers that ask a model, all loaded at once: one pass over a batch of samples behind what they share, held once."""
+    gap, names = config.gap, set(config.gap.verifiers)
+    rank, readers = config.train.lora_rank, dict[tuple[str, bool], Shape]()
+    if names & set(ASKING):
+        readers[gap.model or config.generate.model, gap.chat_template] = judge
+    if names & set(REWARDING):
+        readers[config.generate.model, config.generate.chat_template] = generator
+    items = []
+    for (name, _), shape in readers.items():
+        items.append(Item(f"verifier {name}", shape.parameters * shape.bytes))
+        if name == config.generate.model:
+            items.append(Item(f"its adapter, rank {rank}", 4 * shape.lora_parameters(rank)))
+    rows = min(config.generate.batch_size, config.generate.samples)
+    passes = []
+    for shape in readers.values():
+        few = max(1, min(rows, int(LOGIT_BYTES // (4 * work.program * shape.vocabulary))))
+        logits = few * work.program * shape.vocabulary * shape.bytes + 2 * 4 * work.program * shape.vocabulary
+        layer = few * (work.prompt + work.program) * shape.kv_bytes_per_token / shape.layers  # prefix and row, joined
+        kept = (work.prompt + few * work.program) * shape.kv_bytes_per_token
+        passes.append((kept + layer + _forward_bytes(shape, few * work.program) + logits, few))
+    largest, few = max(passes)
+    items.append(Item(f"one pass over {few} rows x {work.program} tokens (estimate)", largest))
+    return Phase("judge", (*items, Item("CUDA context", CONTEXT_BYTES)))
+
+
 def _train(config: RunConfig, model: Shape, work: Work) -> Phase:
     """DPO: a micro-batch holds the chosen and the rejected side of each of its pairs."""
     adapter = 4 * model.lora_parameters(config.train.lora_rank)  # LoRA weights are float32
@@ -296,6 +327,7 @@ _REMEDIES: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("models.dtype", "evaluate.batch_size", "models.scope", "models.merge_on", "evaluate.batch_size 1"),
     "generate": ("generate.dtype", "generate.batch_size", "train.lora_rank"),
     "train": ("generate.dtype", "train.gradient_checkpointing", "train.gradient_accumulation", "train.lora_rank"),
+    "judge": ("generate.dtype", "generate.batch_size", "train.lora_rank"),
 }
 _FEWEST_ROWS, _SMALLEST_RANK = 16, 16
 
@@ -334,14 +366,15 @@ def fit(
     Args:
         config: a run that may not fit.
         budget: bytes on the device.
-        build: makes the plan of a configuration, with the shapes of seed and generator.
+        build: makes the plan of a configuration, with the shapes of seed and generator; what it names as a remedy
+            leaves the number of phases as it is.
 
     Returns:
         Dotted keys and values; empty where the run fits as it is, None where nothing known is enough.
     """
     chosen: dict[str, Any] = {}
     offered: dict[str, list[Any]] = {}
-    for number in range(3):
+    for number in range(len(build(config)[0].phases)):
         changed = with_settings(config, chosen)
         plan, seed, generator = build(changed)
         phase = plan.phases[number]

@@ -54,15 +54,18 @@ def build(config: RunConfig) -> tuple[Plan, Shape, Shape]:
     from selfdev import baselines
     from selfdev.architectures import read_shape
     from selfdev.generate import extract_program
-    from selfdev.plan import make_plan, workload
+    from selfdev.plan import ASKING, make_plan, workload
     from selfdev.prompting import render_prompt
 
     scope = config.models.scope
     seed = read_shape(config.models.seed, config.models.dtype, scope if isinstance(scope, str) else list(scope))
     generator = read_shape(config.generate.model, config.generate.dtype)
+    asked = config.gap.model if set(ASKING) & set(config.gap.verifiers) else None
+    judge = None if asked is None else read_shape(asked, config.generate.dtype)
     prompt = render_prompt(config.generate.prompt)
     scored = baselines.table(config.models.sources, extract_program(prompt))
-    return make_plan(config, seed, generator, workload(config, len(prompt), len(scored))), seed, generator
+    made = make_plan(config, seed, generator, workload(config, len(prompt), len(scored)), judge)
+    return made, seed, generator
 
 
 def check(config: RunConfig, made: Plan, gigabytes: float) -> None:

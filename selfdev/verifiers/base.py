@@ -35,15 +35,21 @@ class Judgement:
     reference_nll: float | None = None  # likewise under the reference of an implicit reward
 
 
+UNREAD = Judgement(0.0)
+"""Of a sample that a model cannot judge: it exceeds the model's positions, or gives numbers that are not finite. What a
+verifier cannot read it does not pass."""
+
+
 class Verifier(Protocol):
     """Scores samples of one prompt. A score depends on its sample alone, but for `majority`, which counts all given."""
 
     name: str
 
     def score(self, responses: Sequence[Response]) -> list[Judgement]:
-        """One judgement per response, in order.
+        """One judgement per response, in order; `UNREAD` where there is none.
 
         Raises:
-            UsageError: the verifier cannot be used with this model or these responses.
+            UsageError: the verifier cannot be used with this model or this prompt.
+            StageError: the device has no room for a single sample.
         """
         ...

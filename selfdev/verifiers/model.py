@@ -8,7 +8,7 @@ from math import exp, log1p
 from selfdev.generators.texts import encode_prompt
 from selfdev.models import load_config, load_tokenizer
 from selfdev.prompting import render_prompt
-from selfdev.verifiers.base import Judgement, Response
+from selfdev.verifiers.base import UNREAD, Judgement, Response
 from selfdev.verifiers.scorer import TransformersScorer, first_tokens
 
 TRUE_FALSE = "verifier/true_false.md.jinja"
@@ -55,10 +55,13 @@ class TrueFalse:
         """One judgement per response, in order.
 
         Raises:
-            UsageError: the tokenizer cannot tell True from False by their first token, or a prompt is too long.
+            UsageError: the tokenizer cannot tell True from False by their first token, or the task is too long.
+            StageError: the device has no room for a single sample.
         """
+        self._scorer.check_room(render_prompt(TRUE_FALSE, task=self._task, answer=""))
         prompts = [render_prompt(TRUE_FALSE, task=self._task, answer=r.text) for r in responses]
-        return [Judgement(true) for true, _ in self._scorer.next_token(prompts, ("True", "False"))]
+        found = self._scorer.next_token(prompts, ("True", "False"))
+        return [UNREAD if row is None else Judgement(row[0]) for row in found]
 
 
 class Quality:
@@ -76,12 +79,17 @@ class Quality:
         """One judgement per response, in order.
 
         Raises:
-            UsageError: the tokenizer cannot tell the grades apart by their first token, or a prompt is too long.
+            UsageError: the tokenizer cannot tell the grades apart by their first token, or the task is too long.
+            StageError: the device has no room for a single sample.
         """
+        self._scorer.check_room(render_prompt(QUALITY, task=self._task, answer="", grades=self._grades))
         prompts = [render_prompt(QUALITY, task=self._task, answer=r.text, grades=self._grades) for r in responses]
         top = len(self._grades) - 1
         shares = self._scorer.next_token(prompts, self._grades)
-        return [Judgement(min(1.0, sum(p * i for i, p in enumerate(row)) / top)) for row in shares]
+        return [
+            UNREAD if row is None else Judgement(min(1.0, sum(p * i for i, p in enumerate(row)) / top))
+            for row in shares
+        ]  # fmt: skip
 
 
 class ImplicitReward:
@@ -105,13 +113,15 @@ class ImplicitReward:
         """One judgement per response, in order.
 
         Raises:
-            UsageError: a sample does not fit into the model's positions.
+            UsageError: the task does not fit into the model's positions.
+            StageError: the device has no room for a single sample.
         """
         texts = [r.text for r in responses]
         own = self._scorer.nll(self._task, texts)
         reference = self._scorer.nll(self._task, texts, base=True)
         return [
-            Judgement(_sigmoid(self._beta * (b - a)), a, b) for a, b in zip(own, reference, strict=True)
+            UNREAD if a is None or b is None else Judgement(_sigmoid(self._beta * (b - a)), a, b)
+            for a, b in zip(own, reference, strict=True)
         ]  # fmt: skip
 
 

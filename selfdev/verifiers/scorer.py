@@ -1,26 +1,31 @@
 """What a causal language model thinks of texts: log-likelihoods of completions, probabilities of the next token.
 
-What all texts of a call begin with runs once; its key-value cache is copied to the rows of each batch. Rows are padded
-on the right: under causal attention no real token sees the padding, so no mask is needed and a score depends on its
-own text alone (but for the rounding of batched products).
+What all texts of a call begin with runs once, and all rows of a batch attend to that one copy. Rows are padded on the
+right: under causal attention no real token sees the padding, so no mask is needed and a score depends on its own text
+alone (but for the rounding of batched products). Rows of one length go together; a batch that the device has no room
+for is cut in two.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from selfdev.decoding import roomy_cache
-from selfdev.errors import ModelError, UsageError
+from selfdev.decoding import past_cache
+from selfdev.errors import StageError, UsageError
 from selfdev.generators.adapters import attach
 from selfdev.generators.texts import encode_prompt
 from selfdev.models import load_causal_lm
+from selfdev.plan import LOGIT_BYTES
+
+T = TypeVar("T")
 
 
 class TransformersScorer:
@@ -71,7 +76,7 @@ class TransformersScorer:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def nll(self, prompt: str, texts: Sequence[str], base: bool = False) -> list[float]:
+    def nll(self, prompt: str, texts: Sequence[str], base: bool = False) -> list[float | None]:
         """-log pi(text | prompt) at temperature 1, in nats, summed over the text's tokens; no end token is added.
 
         Args:
@@ -79,73 +84,140 @@ class TransformersScorer:
             texts: completions, tokenised by themselves; an empty one has 0.
             base: under the base model, without the adapter.
 
+        Returns:
+            One per text; None where prompt and text exceed the model's positions, or where it is not finite.
+
         Raises:
-            UsageError: prompt and text exceed the model's positions.
-            ModelError: the model's output is not finite.
+            UsageError: the prompt alone exceeds the model's positions.
+            StageError: the device has no room for a single text.
         """
+        self.check_room(prompt)
         first = self._encode(prompt)
         rows = [list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         # the prompt's last token begins every row: what follows it predicts the text's first token
         fed = [[first[-1], *row[:-1]] for row in rows]
-        found: list[float] = []
+
+        def read(place: int, logits: torch.Tensor) -> float:
+            row = rows[place]
+            logs = torch.log_softmax(logits[: len(row)].float(), dim=-1)  # (tokens, vocabulary)
+            picked = logs.gather(1, torch.tensor(row, device=self._device, dtype=torch.long)[:, None])
+            return -float(picked.sum(dtype=torch.float64))
+
         with self._model.disable_adapter() if base and self._adapted else nullcontext():
-            for start, logits in self._batches(first[:-1], fed):
-                for row, scores in zip(rows[start : start + len(logits)], logits, strict=True):
-                    logs = torch.log_softmax(scores[: len(row)].float(), dim=-1)  # (tokens, vocabulary)
-                    picked = logs.gather(1, torch.tensor(row, device=self._device, dtype=torch.long)[:, None])
-                    found.append(-float(picked.sum(dtype=torch.float64)))
-        return self._finite(found)
+            found = self._read(first[:-1], fed, read)
+        return [None if value is None or not isfinite(value) else value for value in found]
 
     @torch.inference_mode()
-    def next_token(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, ...]]:
+    def next_token(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, ...] | None]:
         """Probabilities of the answers as what comes next, normalised over the answers.
 
         An answer is known by its first token, with and without a space before it. How sure the model is of giving any
         of the answers is not told.
 
+        Returns:
+            One per prompt; None where it exceeds the model's positions, or where they are not finite.
+
         Raises:
-            UsageError: two answers begin with the same token, or a prompt exceeds the model's positions.
-            ModelError: the model's output is not finite.
+            UsageError: two answers begin with the same token.
+            StageError: the device has no room for a single prompt.
         """
         ids = first_tokens(self._tokenizer, self._ref, answers)
         encoded = [self._encode(prompt) for prompt in prompts]
         shared = encoded[0][: min(_common(encoded), *(len(row) - 1 for row in encoded))] if encoded else []
-        rows = [row[len(shared) :] for row in encoded]
-        found: list[tuple[float, ...]] = []
-        for start, logits in self._batches(shared, rows, last_only=True):
-            for i, row in enumerate(rows[start : start + len(logits)]):
-                logs = torch.log_softmax(logits[i, len(row) - 1].float(), dim=-1)
-                each = torch.stack([torch.logsumexp(logs[torch.tensor(t, device=self._device)], 0) for t in ids])
-                found.append(tuple(torch.softmax(each.double(), 0).tolist()))
-        self._finite([share for row in found for share in row])
+
+        def read(_: int, logits: torch.Tensor) -> tuple[float, ...]:
+            logs = torch.log_softmax(logits[-1].float(), dim=-1)
+            each = torch.stack([torch.logsumexp(logs[torch.tensor(t, device=self._device)], 0) for t in ids])
+            return tuple(torch.softmax(each.double(), 0).tolist())
+
+        found = self._read(shared, [row[len(shared) :] for row in encoded], read, last_only=True)
+        return [None if row is None or not all(map(isfinite, row)) else row for row in found]
+
+    def check_room(self, prompt: str) -> None:
+        """Refuse a prompt to which nothing can be added.
+
+        Raises:
+            UsageError: it fills the model's positions.
+        """
+        tokens, context = len(self._encode(prompt)), self._context()
+        if tokens > context:
+            raise UsageError(
+                f"a prompt of {tokens} tokens exceeds the {context} positions of {self._ref!r}; shorten it"
+            )  # fmt: skip
+
+    def _context(self) -> int:
+        return int(getattr(self._model.config, "max_position_embeddings", None) or 1 << 30)
+
+    def _read(
+        self,
+        shared: Sequence[int],
+        rows: Sequence[Sequence[int]],
+        read: Callable[[int, torch.Tensor], T],
+        last_only: bool = False,
+    ) -> list[T | None]:
+        """Give `read` each row's number and logits (tokens, vocabulary); None where a row has no room behind `shared`.
+
+        With `last_only` the logits are those behind the last token alone, (1, vocabulary).
+        """
+        found: list[T | None] = [None] * len(rows)
+        room = self._context() - len(shared)
+        order = sorted((i for i, row in enumerate(rows) if len(row) <= room), key=lambda i: (-len(rows[i]), i))
+        if not order:
+            return found
+        try:
+            prefix = self._prefix(shared)
+        except torch.OutOfMemoryError:
+            raise self._too_large(len(shared)) from None
+        done, most = 0, self._batch_size
+        while done < len(order):
+            width = len(rows[order[done]])
+            batch = order[done : done + min(most, self._rows_within(1 if last_only else width))]
+            values = self._values(prefix, len(shared), rows, batch, read, last_only)
+            if values is None and len(batch) == 1:
+                raise self._too_large(len(shared) + width)
+            if values is None:
+                most = len(batch) // 2
+                continue
+            for i, value in zip(batch, values, strict=True):
+                found[i] = value
+            done += len(batch)
         return found
 
-    def _batches(
-        self, shared: Sequence[int], rows: Sequence[Sequence[int]], last_only: bool = False
-    ) -> Iterator[tuple[int, Any]]:
-        """Per batch its first row and the logits behind every token of its rows (rows, tokens, vocabulary).
-
-        With `last_only` only what stands behind the last token of each row is computed; the rest is not to be read.
-        """
-        context = getattr(self._model.config, "max_position_embeddings", None)
-        longest = len(shared) + max((len(row) for row in rows), default=0)
-        if context is not None and longest > context:
-            raise UsageError(f"a text of {longest} tokens exceeds the {context} positions of {self._ref!r}; shorten it")
-        prefix = self._prefix(shared)
-        for start in range(0, len(rows), self._batch_size):
-            batch = rows[start : start + self._batch_size]
-            width = max(len(row) for row in batch)
-            padded = [[*row, *[self._tokenizer.pad_token_id] * (width - len(row))] for row in batch]
+    def _values(
+        self,
+        prefix: Any,
+        shared: int,
+        rows: Sequence[Sequence[int]],
+        batch: Sequence[int],
+        read: Callable[[int, torch.Tensor], T],
+        last_only: bool,
+    ) -> list[T] | None:
+        """What `read` makes of these rows; None where the device has no room for them at once."""
+        lengths = [len(rows[i]) for i in batch]
+        padding = self._tokenizer.pad_token_id
+        padded = [[*rows[i], *[padding] * (max(lengths) - length)] for i, length in zip(batch, lengths, strict=True)]
+        places = sorted({length - 1 for length in lengths})
+        try:
             tokens = torch.tensor(padded, device=self._device)
-            cache = None if prefix is None else roomy_cache(prefix, len(batch), len(shared) + width)
+            cache = None if prefix is None else past_cache(prefix, len(batch), shared + max(lengths))
             given: dict[str, Any] = {"past_key_values": cache, "use_cache": cache is not None}
-            if not last_only:
-                yield start, self._model(input_ids=tokens, **given).logits
-                continue
-            places = sorted({len(row) - 1 for row in batch})
-            kept = torch.tensor(places, device=self._device)
-            logits = self._model(input_ids=tokens, logits_to_keep=kept, **given).logits  # (rows, places, vocabulary)
-            yield start, _Placed(logits, places)
+            if last_only:
+                given["logits_to_keep"] = torch.tensor(places, device=self._device)
+            logits = self._model(input_ids=tokens, **given).logits  # (rows, tokens or places, vocabulary)
+            index = [slice(places.index(n - 1), places.index(n - 1) + 1) if last_only else slice(n) for n in lengths]
+            return [read(i, row[where]) for i, row, where in zip(batch, logits, index, strict=True)]
+        except torch.OutOfMemoryError:
+            return None
+
+    def _rows_within(self, tokens: int) -> int:
+        """How many rows have at most `LOGIT_BYTES` of logits, each of so many tokens; at least one."""
+        return max(1, int(LOGIT_BYTES // (4 * tokens * self._model.config.vocab_size)))
+
+    def _too_large(self, tokens: int) -> StageError:
+        return StageError(
+            f"the device has no room for one text of {tokens} tokens under {self._ref!r}; free some of its memory, or "
+            "leave the verifiers that ask it out"
+        )
 
     def _prefix(self, shared: Sequence[int]) -> Any:
         if not shared:
@@ -160,26 +232,6 @@ class TransformersScorer:
         if not ids:
             raise UsageError(f"the prompt is empty to the tokenizer of {self._ref!r}; give one with text in it")
         return ids
-
-    def _finite(self, values: list[float]) -> list[float]:
-        if not all(abs(value) < float("inf") for value in values):
-            raise ModelError(f"model {self._ref!r} gives non-finite log-likelihoods; its adapter diverged")
-        return values
-
-
-class _Placed:
-    """Logits of some places of each row, looked up by (row, place)."""
-
-    def __init__(self, logits: torch.Tensor, places: Sequence[int]) -> None:
-        self._logits = logits
-        self._index = {place: i for i, place in enumerate(places)}
-
-    def __len__(self) -> int:
-        return len(self._logits)
-
-    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
-        row, place = key
-        return self._logits[row, self._index[place]]
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, ref: str, answers: Sequence[str]) -> list[list[int]]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from selfdev.errors import UsageError
+from selfdev.errors import StageError, UsageError
 from selfdev.prompting import render_prompt
-from selfdev.verifiers.base import Response, Verifier
+from selfdev.verifiers.base import UNREAD, Response, Verifier
 from selfdev.verifiers.model import QUALITY, TRUE_FALSE, ImplicitReward, Quality, TrueFalse, check_questions
 from selfdev.verifiers.recorded import Likelihood, Majority
 from selfdev.verifiers.scorer import TransformersScorer
@@ -196,3 +196,97 @@ def test_what_cannot_be_asked_is_refused_beforehand(
         check_questions(names, str(model_dir), chat, TASK, scale, longest)
     check_questions(("likelihood", "implicit-reward", "majority"), "no model is asked", chat, TASK, scale, longest)
     check_questions(("true-false", "quality"), str(model_dir), False, TASK, "A-E", 100)
+
+
+# -- what must not end a run ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> TransformersScorer:
+    """With room for 600 tokens."""
+    model = tiny_llama(std=0.2)
+    model.config.max_position_embeddings = 600
+    made = TransformersScorer(str(save_tiny(tmp_path_factory.mktemp("small"), model)), "cpu", batch_size=4)
+    made.load(None)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["true-false", "quality", "implicit-reward"])
+def test_a_text_that_does_not_fit_is_not_passed_and_the_others_are_judged(kind: str, small: TransformersScorer) -> None:
+    task = "Do:\n"
+    made = {
+        "true-false": TrueFalse(small, task), "quality": Quality(small, task),
+        "implicit-reward": ImplicitReward(small, task, 0.5),
+    }  # fmt: skip
+    verifier: Verifier = made[kind]  # type: ignore[assignment]
+    long = Response("x" * 700, 700, 1.0)
+    judged = verifier.score([RESPONSES[0], long, RESPONSES[1]])
+    assert judged[1] == UNREAD
+    alone = [j.score for j in verifier.score([RESPONSES[0], RESPONSES[1]])]
+    assert [judged[0].score, judged[2].score] == pytest.approx(alone, abs=1e-5)
+    assert verifier.score([long]) == [UNREAD]
+
+
+def test_numbers_that_are_not_finite_are_no_judgement(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Diverged:
+        config = scorer._model.config
+
+        def __call__(self, input_ids: torch.Tensor, **rest: object) -> object:
+            out = scorer_model(input_ids=input_ids, **rest)
+            out.logits[(input_ids == plus_id).any(1)] = torch.nan
+            return out
+
+    scorer_model, [plus_id] = scorer._model, tiny_tokenizer()("+")["input_ids"]
+    plus = [i for i, text in enumerate(TEXTS) if "+" in text]
+    monkeypatch.setattr(scorer, "_model", Diverged())
+    monkeypatch.setattr(scorer, "_adapted", False)
+    found = scorer.nll(TASK, TEXTS)
+    assert plus
+    assert [i for i, value in enumerate(found) if value is None] == plus
+    assert [i for i, j in enumerate(ImplicitReward(scorer, TASK, 0.5).score(RESPONSES)) if j == UNREAD] == plus
+
+
+def test_a_batch_for_which_there_is_no_room_is_cut_in_two(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, asked = scorer.nll(TASK, TEXTS), scorer.next_token(TEXTS[:2] + TEXTS[3:], ("True", "False"))
+    model, sizes, most = scorer._model, [], 1
+
+    class Full:
+        config = model.config
+
+        def __call__(self, input_ids: torch.Tensor, **rest: object) -> object:
+            if len(input_ids) > most:
+                raise torch.OutOfMemoryError
+            sizes.append(len(input_ids))
+            return model(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(scorer, "_model", Full())
+    assert scorer.nll(TASK, TEXTS) == pytest.approx(expected, rel=1e-4)
+    assert sizes == [1] * 7  # the prompt, six texts
+    found = scorer.next_token(TEXTS[:2] + TEXTS[3:], ("True", "False"))
+    for row, wanted in zip(found, asked, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-5)
+    most = 0
+    with pytest.raises(StageError, match=r"no room for one text of \d+ tokens under .*; free some of its memory"):
+        scorer.nll(TASK, TEXTS)
+
+
+def test_the_logits_of_a_batch_are_bounded(scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of the longest text's length and no more, and rows of one length go together."""
+    expected, model, shapes = scorer.nll(TASK, TEXTS), scorer._model, []
+
+    class Noting:
+        config = model.config
+
+        def __call__(self, input_ids: torch.Tensor, **rest: object) -> object:
+            shapes.append(tuple(input_ids.shape))
+            return model(input_ids=input_ids, **rest)
+
+    longest = max(map(len, TEXTS))
+    monkeypatch.setattr("selfdev.verifiers.scorer.LOGIT_BYTES", 4 * model.config.vocab_size * 2 * longest)
+    monkeypatch.setattr(scorer, "_model", Noting())
+    assert scorer.nll(TASK, TEXTS) == pytest.approx(expected, rel=1e-4)
+    assert shapes[1:3] == [(2, longest), (4, len("return a\n"))]

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from selfdev.decoding import can_share_prefix, prefix_cache, roomy_cache
+from selfdev.decoding import can_share_prefix, past_cache, prefix_cache, roomy_cache
 from tests.tiny import tiny_llama
 
 PREFIX, OWN, ROWS = 11, 5, 3
@@ -100,6 +100,20 @@ def test_the_prefix_is_held_once(model: LlamaForCausalLM) -> None:
     assert all(layer.keys.untyped_storage().nbytes() == 3 * 2 * 5 * 8 * 4 for layer in cache.layers)
     assert cache.get_seq_length() == PREFIX + 2
     assert prefix.get_seq_length() == PREFIX
+
+
+def test_a_past_is_seen_by_all_rows_copied_to_none_and_stays(model: LlamaForCausalLM) -> None:
+    first, rows = ids(1, 5, 1), ids(3, 4, 2)
+    cache = prefix_of(model, first)
+    past = past_cache(cache, 3, 9)
+    for layer, other in zip(past.layers, cache.layers, strict=True):
+        assert layer.keys.shape[0] == 3
+        assert layer.keys.data_ptr() == other.keys.data_ptr()
+    with torch.inference_mode():
+        together = model(input_ids=rows, past_key_values=past, use_cache=True).logits
+        alone = model(input_ids=torch.cat([first.expand(3, -1), rows], dim=1)).logits[:, 5:]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert past.get_seq_length() == cache.get_seq_length() == 5
 
 
 def test_which_models_can_share() -> None:

@@ -84,7 +84,7 @@ def test_a_model_of_which_nothing_is_known() -> None:
 
 def test_the_papers_run_fits_80_gb() -> None:
     made, _, _ = build(paper())
-    evaluate, generate, train = made.phases
+    evaluate, generate, train, judge = made.phases
     assert made.peak <= 80e9
     assert size(evaluate, "3 task vectors") == 3 * 5_637_144_576 * 2
     assert size(evaluate, "seed model") == size(evaluate, "engine's weights") == PARAMETERS * 2
@@ -94,7 +94,34 @@ def test_the_papers_run_fits_80_gb() -> None:
     assert size(train, "its optimiser state") == 2 * 671_088_640 * 4
     assert evaluate.host == pytest.approx(3 * 11.274289e9 + 14.483497e9 + 11.274289e9 + 6 * 4 * 58_720_256, rel=1e-6)
     assert evaluate.peak == sum(item.bytes for item in evaluate.items if not item.host)
-    assert generate.host == train.host == 0
+    assert generate.host == train.host == judge.host == 0
+
+
+def test_judging_by_hand() -> None:
+    judge = phase(build(paper(**{"gap.verifiers": ["implicit-reward"]}))[0], "judge")
+    work = build(paper())[0].work
+    assert size(judge, "verifier") == PARAMETERS * 2
+    assert size(judge, "its adapter") == 671_088_640 * 4
+    # of 2 GB of float32 logits, so many rows of `program` tokens over 32,002 words
+    rows = int(2e9 // (4 * work.program * 32_002))
+    assert rows < paper().generate.batch_size
+    kept = (work.prompt + rows * work.program) * 131_072
+    joined = rows * (work.prompt + work.program) * 4096  # one of the 32 layers
+    widths = (4 * 4096 + 3 * 14_336) * 2
+    logits = rows * work.program * 32_002 * 2 + 2 * work.program * 32_002 * 4
+    one = size(judge, f"one pass over {rows} rows")
+    assert one == pytest.approx(kept + joined + rows * work.program * widths + logits)
+
+
+def test_who_judges_is_held() -> None:
+    tiny = "zoo:solver-seed"
+    asked = {"gap.verifiers": ["true-false", "implicit-reward"]}
+    both = phase(build(paper(**asked, **{"gap.model": tiny}))[0], "judge")
+    assert size(both, f"verifier {tiny}") < size(both, f"verifier {paper().generate.model}")
+    assert len([item for item in both.items if item.what.startswith("its adapter")]) == 1
+    assert [p.name for p in build(paper(**{"gap.verifiers": ["likelihood"]}))[0].phases] == [
+        "evaluate", "generate", "train",
+    ]  # fmt: skip
 
 
 def test_merging_beside_the_engine_holds_all_of_it() -> None:
