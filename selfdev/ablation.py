@@ -117,22 +117,28 @@ def plan(asked: int, budget: int) -> int:
         UsageError: the budget does not reach.
     """
     share = 1 + asked * (1 + COMBINATIONS) + 2 * HELD_OUT / (1 - HELD_OUT)
-    deciding = int(budget / share)
-    if deciding < FEWEST:
+    deciding, least = int(budget / share), fewest_deciding(asked)
+    if deciding < least:
         raise UsageError(
-            f"--budget {budget} given; {asked} merges to ask need at least {int(FEWEST * share) + 1} "
+            f"--budget {budget} given; {asked} merges to ask need at least {int(least * share) + 1} "
             "question-evaluations"
         )
     return min(MOST_QUESTIONS, round(deciding / (1 - HELD_OUT)))
 
 
-def ablate(run: Run, of: CandidateRow, budget: int) -> Ablation:
+def fewest_deciding(asked: int) -> int:
+    """Questions with which the test can find a removal essential that loses them all, though so many are compared."""
+    return max(FEWEST, next(n for n in range(64) if asked * 2 * 0.5**n < LEVEL))
+
+
+def ablate(run: Run, of: CandidateRow, budget: int, allow_seen: bool = False) -> Ablation:
     """Begin or continue the ablation of a program.
 
     Args:
         run: a run that has ended.
         of: one of its programs, with a merge.
         budget: question-evaluations at most.
+        allow_seen: see `study.begin`.
 
     Raises:
         UsageError, RunError: nothing to remove, too small a budget, or begun with another one.
@@ -150,7 +156,8 @@ def ablate(run: Run, of: CandidateRow, budget: int) -> Ablation:
                 advance(1)
         different = {row.id: row for row in rows if _differs(row, original) and row.duplicate_of is None}
         if different:
-            study = begin(run, WHAT, of, plan(len(different), budget), {"budget": budget})
+            asked = len(different)
+            study = begin(run, WHAT, of, plan(asked, budget), {"budget": budget}, fewest_deciding(asked), allow_seen)
             with run.view.phase(run.directory, 0, study.kind, len(different) + 1) as advance:
                 for row in (original, *different.values()):
                     ask(row, study.decide)
@@ -254,6 +261,8 @@ def _order(found: Sequence[Finding]) -> list[Finding]:
 def _as_good(study: Study, row: CandidateRow, original: CandidateRow) -> bool:
     if row.duplicate_of == original.id:
         return True
+    if study.refused(row, study.decide) and not study.refused(original, study.decide):
+        return False
     wins, losses, questions = study.against(row, original, study.decide)
     return questions > 0 and (wins >= losses or mcnemar(wins, losses) > LEVEL)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import TYPE_CHECKING
 
+from selfdev.architectures import read_shape
 from selfdev.baselines.registry import defaults, method_source
 from selfdev.errors import StageError, UsageError
 from selfdev.evaluation import Run
@@ -28,7 +29,7 @@ from selfdev.power import Verdict, verdict
 from selfdev.program_edits import Constant, Number, constants, set_constants
 from selfdev.stats import holm, log_e_better, mcnemar
 from selfdev.store import RACE_BLOCK, CandidateRow
-from selfdev.study import FEWEST, HELD_OUT, Ask, Study, asking, begin, copy_of
+from selfdev.study import CONTROL, FEWEST, HELD_OUT, Ask, Study, asking, begin, copy_of
 from selfdev.types import ExecutionStatus
 
 if TYPE_CHECKING:
@@ -134,13 +135,14 @@ def plan(budget: int) -> int:
     return round(deciding / (1 - HELD_OUT))
 
 
-def polish(run: Run, of: CandidateRow, budget: int) -> Polished:
+def polish(run: Run, of: CandidateRow, budget: int, allow_seen: bool = False) -> Polished:
     """Begin or continue the polish of a program.
 
     Args:
         run: a run that has ended.
         of: one of its programs, with a merge.
         budget: question-evaluations of each of the two arms at most.
+        allow_seen: see `study.begin`.
 
     Raises:
         UsageError, RunError: nothing to tune, too small a budget, begun with another one, or optuna is missing.
@@ -149,8 +151,8 @@ def polish(run: Run, of: CandidateRow, budget: int) -> Polished:
     assert of.source is not None
     listed = tunable(of.source)
     _sampler(0)
-    study = begin(run, WHAT, of, plan(budget), {"budget": budget})
-    control = replace(study, kind=f"{study.kind} control")
+    study = begin(run, WHAT, of, plan(budget), {"budget": budget}, allow_seen=allow_seen)
+    control = replace(study, kind=study.kind + CONTROL)
     original, program = _arm(run, _program_arm(study, of.source, listed), budget)
     _, tuned = _arm(run, _control_arm(control, len(run.config.models.sources)), budget)
     pairs = [study.against(program.row, other, study.held_out) for other in (original, tuned.row)]
@@ -207,13 +209,15 @@ def _tune(run: Run, arm: Arm, ask: Ask, start: CandidateRow, budget: int) -> Tun
     optimiser = _begin(_sampler(stream_seed(run.config.seed, study.kind, 0, 0) % 2**32), arm)
     best, gained, spent = start, 0.0, whole
     trials = dropped = failed = 0
+    block = _block(run, whole)
     with run.view.phase(run.directory, 0, study.kind, budget) as advance:
         advance(whole)
         while spent + whole <= budget and trials < MOST_TRIALS * budget // whole:
             trial = optimiser.ask()
             values = {name: _rounded(trial.suggest_float(name, *limits)) for name, limits in arm.space.items()}
             trials += 1
-            row, gain, ended = _race(run, study, ask, study.add(trials, _described(values), arm.make(values)), start)
+            row = study.add(trials, _described(values), arm.make(values))
+            row, gain, ended = _race(run, study, ask, row, start, block)
             optimiser.tell(trial, FAILED if gain is None else gain)
             failed += gain is None
             dropped += gain is not None and not ended
@@ -225,17 +229,31 @@ def _tune(run: Run, arm: Arm, ask: Ask, start: CandidateRow, budget: int) -> Tun
     return Tuned(best, trials, dropped, failed, spent, gained)
 
 
+def _block(run: Run, whole: int) -> int:
+    """Questions between two looks; all of them where every further look would merge again."""
+    recorded = run.store.get_meta(RACE_BLOCK)
+    if recorded is not None:  # measured or chosen with the cost of a merge in mind
+        return int(recorded)
+    models = run.config.models
+    shape = read_shape(models.seed, models.dtype, models.scope if isinstance(models.scope, str) else list(models.scope))
+    return DEFAULT_BLOCK if shape.merged * shape.bytes <= run.config.race.cache_bytes else whole
+
+
 def _race(
-    run: Run, study: Study, ask: Ask, row: CandidateRow, start: CandidateRow
+    run: Run, study: Study, ask: Ask, row: CandidateRow, start: CandidateRow, block: int
 ) -> tuple[CandidateRow, float | None, bool]:
-    """(the row, its gain over the start on what it answered, it answered everything); no gain: it has no merge."""
+    """(the row, its gain over the start on what it answered, it answered everything); no gain: it has no merge.
+
+    One with too many answers cut by the token limit counts as without one, where the start has not.
+    """
     questions = study.decide
-    block = int(run.store.get_meta(RACE_BLOCK) or DEFAULT_BLOCK)
     limit = -log(run.config.race.alpha)
     wins = losses = asked = 0
     for end in [*range(block, len(questions), block), len(questions)]:
         row = ask(row, questions[:end])
         if row.status is not ExecutionStatus.OK:
+            return row, None, False
+        if study.refused(row, questions[:end]) and not study.refused(start, questions[:end]):
             return row, None, False
         wins, losses, asked = study.against(row, start, questions[:end])
         if log_e_better(losses, wins) >= limit:

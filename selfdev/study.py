@@ -4,7 +4,8 @@ A study makes programs from the given one and compares them with it, question by
 run's store with a kind of their own and the iteration `AFTER`, so that every command that takes an id takes theirs, and
 no table of the run changes; the given program takes part as a copy, the first row. It asks questions that the run asked
 nowhere (drawn like dev, beyond the run's; each study its own), because on those that a program was chosen by its score
-is too good and everything made from it would look worse. The last part of them is held out: no decision sees it.
+is too good and everything made from it would look worse; it asks those only when told to. The last part is held out: no
+decision sees it.
 
 Everything is in the store, a program's outcome with its first answers as one transaction, and every decision is taken
 anew from it: the same call continues a study that was stopped.
@@ -21,25 +22,29 @@ from typing import Any, Literal
 
 from selfdev.compute.base import Worker
 from selfdev.config import RunConfig
-from selfdev.errors import RunError, StageError
+from selfdev.errors import RunError, StageError, UsageError
 from selfdev.evaluation import Run, add_answers, lazy_worker, program_of, prompts_of, record
 from selfdev.generate import stream_seed
 from selfdev.prompting import text_hash
 from selfdev.race import question_order
 from selfdev.report.tables import printable
 from selfdev.rundir import write_atomic
+from selfdev.score import refusal
 from selfdev.stats import discordant
 from selfdev.store import AFTER, CandidateRow, QuestionRow, Store, candidate_id, program_row
 from selfdev.types import ExecutionStatus, Question, Split
 
 HELD_OUT = 0.3  # of a study's questions
-FEWEST = 10  # questions that decide, below which nothing can be told
+FEWEST = 14  # questions that decide
+FEWEST_HELD = 6  # held-out questions: the exact McNemar test of five cannot reject at 0.05
+
+CONTROL = " control"  # at the end of the kind of what a study compares with
 
 Origin = Literal["fresh", "others", "own"]
 ORIGINS: dict[Origin, str] = {
     "fresh": "drawn for this study; the run asked them nowhere",
     "others": "of the run's other iterations: the task has no more; this program has not met them",
-    "own": "those that this program was chosen by: the task has no more, so its own score is too good here",
+    "own": "SEEN: this program was chosen by them (the task has no more), so no comparison here is fair",
 }
 
 
@@ -102,6 +107,13 @@ class Study:
         """A program's verdicts; what repeats a merge of the study has that one's."""
         return self.store.verdicts_on(row.duplicate_of or row.id, [q.id for q in questions])
 
+    def refused(self, row: CandidateRow, questions: Sequence[Question]) -> bool:
+        """The token limit cut too many of a program's answers to these (`evaluate.max_truncated`)."""
+        owner, wanted = row.duplicate_of or row.id, {q.id for q in questions}
+        every = [*self.store.answers(owner, Split.DEV), *self.store.answers(owner, Split.STUDY)]
+        asked = [answer for answer in every if answer.question_id in wanted]
+        return refusal(asked, self.run.config.evaluate.max_truncated) is not None
+
     def against(self, row: CandidateRow, other: CandidateRow, questions: Sequence[Question]) -> tuple[int, int, int]:
         """(wins, losses, questions) of the first against the second, where both were asked."""
         return discordant(self.verdicts(row, questions), self.verdicts(other, questions))
@@ -133,7 +145,15 @@ def kind_of(what: str, of: CandidateRow) -> str:
     return f"{what} {of.id}"
 
 
-def begin(run: Run, what: str, of: CandidateRow, count: int, settings: Mapping[str, Any]) -> Study:
+def begin(
+    run: Run,
+    what: str,
+    of: CandidateRow,
+    count: int,
+    settings: Mapping[str, Any],
+    fewest: int = FEWEST,
+    allow_seen: bool = False,
+) -> Study:
     """Begin or continue a study with about `count` questions.
 
     Args:
@@ -142,15 +162,19 @@ def begin(run: Run, what: str, of: CandidateRow, count: int, settings: Mapping[s
         of: the program.
         count: questions, held-out ones included; fewer where the task has no more.
         settings: what must not change between two sittings.
+        fewest: questions that have to decide, so that a test can reject.
+        allow_seen: questions that the program was chosen by will do where there are no others.
 
     Raises:
         RunError: begun with other settings, or too few questions are there.
+        UsageError: only questions that the program was chosen by are there.
     """
     kind = kind_of(what, of)
     key = f"study {kind}"
     recorded = run.store.get_meta(key)
     if recorded is None:
-        study, first, wanted = _draw(run, kind, of, count)
+        study, first, wanted = _draw(run, kind, of, count, fewest)
+        _check_unseen(study, allow_seen)
         with run.store.transaction():
             if study.origin == "fresh":
                 run.store.append_questions(_question_rows(study))
@@ -163,10 +187,20 @@ def begin(run: Run, what: str, of: CandidateRow, count: int, settings: Mapping[s
         said = ", ".join(f"{name} {value}" for name, value in old["settings"].items())
         raise RunError(f"the {what} of {of.id} was begun with {said}; give the same, or study another program")
     questions = _of(run, kind, of, old["origin"], old["first"], old["count"])
-    return Study(run, kind, of, questions, old["deciding"], old["origin"])
+    study = Study(run, kind, of, questions, old["deciding"], old["origin"])
+    _check_unseen(study, allow_seen)
+    return study
 
 
-def _draw(run: Run, kind: str, of: CandidateRow, count: int) -> tuple[Study, int, int]:
+def _check_unseen(study: Study, allow_seen: bool) -> None:
+    if study.origin == "own" and not allow_seen:
+        raise UsageError(
+            f"the task has only dev questions that {study.of.id} was chosen by; a comparison on them is not fair. Give "
+            "the task more rows, or --allow-seen-questions for one that says so"
+        )
+
+
+def _draw(run: Run, kind: str, of: CandidateRow, count: int, fewest: int) -> tuple[Study, int, int]:
     """The study, the first of its fresh questions, and how many were asked for."""
     first = run.store.question_count(Split.STUDY)
     origin: Origin = "fresh"
@@ -181,8 +215,9 @@ def _draw(run: Run, kind: str, of: CandidateRow, count: int) -> tuple[Study, int
             origin = "own"
             questions = _of(run, kind, of, origin, first, count)
     deciding = len(questions) - round(HELD_OUT * len(questions))
-    if deciding < FEWEST:
-        raise RunError(f"{len(questions)} dev questions are too few to compare programs on; {2 * FEWEST} are needed")
+    if deciding < fewest or len(questions) - deciding < FEWEST_HELD:
+        least = max(round(fewest / (1 - HELD_OUT)), round(FEWEST_HELD / HELD_OUT))
+        raise RunError(f"{len(questions)} dev questions are too few to compare programs on; {least} are needed")
     return Study(run, kind, of, questions, deciding, origin), first, wanted
 
 
@@ -192,11 +227,22 @@ def _of(run: Run, kind: str, of: CandidateRow, origin: str, first: int, count: i
     if origin == "fresh":
         pool = list(run.parts.fresh(first, count))
     else:
-        met = {0, config.block_of(max(of.iteration, 0))}
+        met = _met(run, of)
         unmet = [number for number in range(task.blocks) if number not in met]
         blocks = unmet if origin == "others" else sorted(met)
         pool = [q for number in blocks for q in task.block(number)][:count]
     return tuple(pool[i] for i in question_order(len(pool), stream_seed(config.seed, f"study {kind}", 0, 0)))
+
+
+def _met(run: Run, of: CandidateRow) -> set[int]:
+    """Blocks by which a program was chosen; what a study made has those of the program that it was made from."""
+    while of.iteration == AFTER:
+        kind = of.kind.removesuffix(CONTROL)
+        recorded = run.store.get_meta(f"study {kind}")
+        if recorded is not None and json.loads(recorded)["origin"] != "fresh":  # that study asked the run's questions
+            return set(range(run.parts.task.blocks))
+        of = run.store.candidate(kind.split()[-1])
+    return {0, run.config.block_of(of.iteration)}
 
 
 def _question_rows(study: Study) -> list[QuestionRow]:
@@ -288,6 +334,13 @@ def cost_line(store: Store, evaluations: int) -> str:
     each = seconds_per_question(store)
     minutes = "" if each is None else f", about {evaluations * each / 60:.1f} minutes at the speed of the run"
     return f"at most {evaluations} question-evaluations{minutes}"
+
+
+def unfair(study: Study) -> str:
+    """What a verdict on seen questions has to say; empty on others."""
+    if study.origin != "own":
+        return ""
+    return f" - on SEEN questions, by which {study.of.id} was chosen: its score is too good there and no p-value holds"
 
 
 def write_program(path: Path, header: Mapping[str, str], source: str) -> None:

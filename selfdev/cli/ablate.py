@@ -13,6 +13,13 @@ from selfdev.cli.test import opened
 
 ProgramId = Annotated[str, typer.Argument(help="An algorithm's id or its beginning, or `winner`.", metavar="ID")]
 
+AllowSeen = Annotated[
+    bool,
+    typer.Option(
+        "--allow-seen-questions", help="Where the task has no others, ask those that the program was chosen by: unfair."
+    ),
+]
+
 
 def ablate(
     run: RunPath,
@@ -20,6 +27,7 @@ def ablate(
     budget: Annotated[
         int, typer.Option("--budget", min=1, help="Question-evaluations at most; more of them resolve smaller losses.")
     ] = 8000,
+    allow_seen_questions: AllowSeen = False,
 ) -> None:
     """Remove each constant, branch and statement in turn, and find the simplest program that is not worse."""
     from selfdev import ablation
@@ -32,7 +40,7 @@ def ablate(
         row = subject(work.store, program)
         count = len(ablation.removals(row.source or ""))
         plain(console, f"{row.id}: {count} removals; {cost_line(work.store, budget)}")
-        found = ablation.ablate(work, row, budget)
+        found = ablation.ablate(work, row, budget, allow_seen_questions)
         console.print(ablation_report(found))
         path = write_simplest(run, found)
     if path is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from selfdev.cli.ablate import ProgramId
+from selfdev.cli.ablate import AllowSeen, ProgramId
 from selfdev.cli.run import plain
 from selfdev.cli.show import RunPath
 from selfdev.cli.test import opened
@@ -20,6 +20,7 @@ def polish(
         int,
         typer.Option("--budget", min=1, help="Question-evaluations, and as many for Task Arithmetic, the control."),
     ] = 4000,
+    allow_seen_questions: AllowSeen = False,
 ) -> None:
     """Tune the constants of an algorithm, with Task Arithmetic tuned by the same budget beside it."""
     from selfdev import polish as core
@@ -34,7 +35,7 @@ def polish(
         questions = core.plan(budget)
         whole = 2 * budget + 4 * round(HELD_OUT * questions)
         plain(console, f"{row.id}: {questions} questions; {cost_line(work.store, whole)}, control included")
-        found = core.polish(work, row, budget)
+        found = core.polish(work, row, budget, allow_seen_questions)
         console.print(polish_report(found))
         path = write_polished(run, found)
     if path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -10,12 +11,12 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from selfdev.ablation import Ablation, Finding, Simplest, Worth
+from selfdev.ablation import LEVEL, Ablation, Finding, Simplest, Worth
 from selfdev.power import resolvable_difference
 from selfdev.program_edits import size
 from selfdev.report.tables import printable
 from selfdev.stats import mcnemar, paired_interval
-from selfdev.study import ORIGINS, write_program
+from selfdev.study import ORIGINS, unfair, write_program
 
 
 def ablation_report(found: Ablation) -> RenderableType:
@@ -65,16 +66,27 @@ def _resolution(found: Ablation) -> str:
     if not asked:
         return ""
     shares = sorted((f.wins + f.losses) / f.questions for f in asked)
-    middle = shares[len(shares) // 2]
-    least = resolvable_difference(asked[0].questions, middle) if middle else None
+    middle, merges = shares[len(shares) // 2], len(_merges(found, asked))
+    least = resolvable_difference(asked[0].questions, middle, level=LEVEL / merges) if middle else None
     seen = "nothing" if least is None else f"losses of {least:.3f} or more"
     return (
-        f"so many questions show, 4 times in 5 and in one comparison, {seen} (at {middle:.2f} discordant, the median)"
+        f"so many questions show, 4 times in 5 and at {LEVEL:g} / {merges} for the {merges} merges asked, "
+        f"{seen} (at {middle:.2f} discordant, the median)"
     )
+
+
+def _merges(found: Ablation, asked: Sequence[Finding]) -> set[str]:
+    """The merges that were asked; several removals may give one."""
+    rows = map(found.study.store.candidate, (f.candidate for f in asked))
+    return {row.duplicate_of or row.id for row in rows}
 
 
 def simplest_sentence(found: Ablation) -> str:
     """What the simplest program is, and on what evidence."""
+    return _said(found) + ("" if found.simplest.identical and not found.simplest.given_up else unfair(found.study))
+
+
+def _said(found: Ablation) -> str:
     s, of = found.simplest, found.study.of
     assert of.source is not None
     before, after = size(of.source), size(s.source)
@@ -106,6 +118,7 @@ def write_simplest(run: Path, found: Ablation) -> Path | None:
         "selfdev algorithm": s.candidate,
         "simplified from": of.id,
         "evidence": simplest_sentence(found),
+        "questions": ORIGINS[found.study.origin],
         "execution seed": f"{of.execution_seed} (of the program's own random draws)",
     } | {f"removal {number}": f"line {edit.line}: {edit.text}" for number, edit in enumerate(s.edits, start=1)}
     path = run / "algorithms" / f"simplest-of-{of.id}.py"

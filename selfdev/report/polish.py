@@ -14,7 +14,7 @@ from selfdev.power import Verdict
 from selfdev.program_edits import Constant, constants
 from selfdev.report.tables import printable
 from selfdev.stats import paired_interval
-from selfdev.study import ORIGINS, write_program
+from selfdev.study import ORIGINS, unfair, write_program
 
 
 def constants_table(listed: tuple[Constant, ...] | list[Constant], after: list[Constant] | None = None) -> Table:
@@ -71,6 +71,10 @@ def _best(arm: Tuned) -> str:
 
 def sentence(found: Polished) -> str:
     """What may be said, on held-out questions."""
+    return _said(found) + unfair(found.study)
+
+
+def _said(found: Polished) -> str:
     of = found.study.of.id
     if found.program.gain <= 0:
         return f"no setting did better than {of} as it is; tuned Task Arithmetic against it: {_against(found, True)}"
@@ -108,6 +112,7 @@ def write_polished(run: Path, found: Polished) -> Path | None:
         "selfdev algorithm": row.id,
         "polished from": of.id,
         "evidence": sentence(found),
+        "questions": ORIGINS[found.study.origin],
         "execution seed": f"{of.execution_seed} (of the program's own random draws)",
     }
     path = run / "algorithms" / f"polished-{of.id}.py"

@@ -25,6 +25,7 @@ from selfdev.report.ablation import ablation_report, simplest_sentence, write_si
 from selfdev.report.live import RunView
 from selfdev.report.tables import dev_table
 from selfdev.rundir import RunDirectory
+from selfdev.stats import mcnemar
 from selfdev.store import AFTER, Store, program_row
 from selfdev.types import Completion, ExecutionStatus, Outcome, Question, Split
 from tests.scripted import HashedWorker, racing_config, racing_parts, write_spread
@@ -245,6 +246,30 @@ def test_a_budget_that_does_not_reach_is_refused() -> None:
     assert plan(10, 10**9) == ablation.MOST_QUESTIONS
     assert plan(10, 2000) == 169  # 118 decide (2000 / (1 + 10 * 1.5 + 2 * 0.3 / 0.7)), which are 70 %
     assert len(removals(SOURCE)) >= 6
+
+
+@pytest.mark.parametrize("asked", [1, 26, 1000])
+def test_every_budget_that_is_accepted_can_show_something(asked: int) -> None:
+    least = next(b for b in range(10, 10**6, 10) if accepted(asked, b))
+    questions = plan(asked, least)
+    held = round(0.3 * questions)
+    assert mcnemar(0, held) < 0.05
+    assert asked * mcnemar(0, questions - held) < 0.05  # Holm's first step
+
+
+def accepted(asked: int, budget: int) -> bool:
+    try:
+        return plan(asked, budget) > 0
+    except UsageError:
+        return False
+
+
+def test_too_few_questions_are_refused(copied: Path) -> None:
+    with opened(copied) as run:
+        few = Run(run.config, run.directory, replace(run.parts, fresh=lambda first, count: FRESH[:17][first:][:count]),
+                  run.view)  # fmt: skip
+        with pytest.raises(RunError, match="17 dev questions are too few to compare programs on; 20 are needed"):
+            ablation.begin(few, "other", planted(run.store), 17, {})
 
 
 PLANTED = """import torch

@@ -15,13 +15,14 @@ from rich.console import Console
 from selfdev import loop
 from selfdev.errors import UsageError
 from selfdev.evaluation import Run
-from selfdev.polish import bounds, plan, polish, tunable
+from selfdev.polish import _block, bounds, plan, polish, tunable
 from selfdev.power import Verdict
 from selfdev.program_edits import constants
 from selfdev.report.live import RunView
 from selfdev.report.polish import polish_report, sentence, write_polished
 from selfdev.rundir import RunDirectory
-from selfdev.store import Store
+from selfdev.store import AFTER, Store
+from selfdev.study import asking, begin
 from selfdev.types import Split
 from tests.scripted import HashedWorker, racing_config, scripted_parts, write_spread
 from tests.unit.test_ablation import FRESH
@@ -121,6 +122,65 @@ def test_luck_where_it_was_chosen_is_not_sold_as_a_gain(copied: Path) -> None:
         assert "is not resolvably better than" in sentence(found)
 
 
+def without_fresh(run: Run) -> Run:
+    return Run(run.config, run.directory, replace(run.parts, fresh=lambda first, count: ()), run.view)
+
+
+def test_a_program_is_not_compared_on_questions_that_chose_it_unless_told_to(copied: Path) -> None:
+    with opened(copied) as run:
+        bare, of = without_fresh(run), planted(run.store, "helpful")
+        first = polish(bare, of, 240)  # on the block of the other iteration
+        assert first.study.origin == "others"
+        assert {q.id for q in first.study.questions} <= {q.id for q in run.parts.task.block(2)}
+        assert "SEEN" not in sentence(first)
+        made = first.program.row
+        with pytest.raises(UsageError, match=r"only dev questions that \w+ was chosen by"):
+            polish(bare, made, 240)
+        assert not any(row.kind.endswith(made.id) for row in run.store.candidates(AFTER))  # nothing is begun
+        found = polish(bare, made, 240, allow_seen=True)
+        assert found.study.origin == "own"
+        assert "on SEEN questions" in sentence(found)
+        with pytest.raises(UsageError, match="only dev questions"):
+            polish(bare, made, 240)
+        if (path := write_polished(copied, found)) is not None:
+            assert "# questions: SEEN" in path.read_text()
+
+
+def test_what_a_study_made_has_met_the_questions_of_its_origin(copied: Path) -> None:
+    with opened(copied) as run:
+        made = polish(run, planted(run.store, "helpful"), 240).program.row  # chosen on fresh questions
+        assert made.iteration == AFTER
+        study = begin(without_fresh(run), "ablation", made, 30, {})
+        assert study.origin == "others"
+        assert {q.id for q in study.questions} <= {q.id for q in run.parts.task.block(2)}  # not those of iteration 1
+
+
+def test_programs_that_write_without_end_are_no_better_setting(copied: Path) -> None:
+    class Endless(HashedWorker):
+        def _answer(self, quality, prompts):
+            return tuple(replace(c, truncated=quality > 0.8) for c in super()._answer(quality, prompts))
+
+    with opened(copied, Endless) as run:
+        found = polish(run, planted(run.store, "helpful"), 1500)
+        assert found.program.failed > 0
+        assert found.program.gain > 0
+        assert quality(found.program.row.source or "") <= 0.8
+        with asking(found.study) as ask:
+            row = found.study.add(900, "endless", HELPFUL.replace("0.3", "0.9"))
+            for count in (5, 10):
+                row = ask(row, found.study.decide[:count])
+        assert row.refused is not None
+
+
+def test_without_a_place_for_a_merge_every_program_is_asked_once(tmp_path: Path) -> None:
+    for cache, block in ((0, 77), (2**30, 20)):
+        config = racing_config(iterations=1, **{"race.enabled": False, "race.cache_bytes": cache})
+        with open(os.devnull, "w") as sink, RunDirectory(tmp_path / str(cache), config) as directory:
+            directory.begin()
+            run = Run(config, directory, scripted_parts(), RunView(Console(file=sink)))
+            assert _block(run, 77) == block
+
+
 def test_stopped_anywhere_it_ends_the_same(copied: Path, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -167,5 +227,5 @@ def test_what_is_tuned_and_where() -> None:
     assert bounds(0.5) == (0.0, 1.2)
     assert bounds(-2) == (-4.0, 0.0)
     assert bounds(0) == (-1.0, 1.0)
-    with pytest.raises(UsageError, match="at least 120 question-evaluations"):
-        plan(119)
+    with pytest.raises(UsageError, match="at least 168 question-evaluations"):
+        plan(167)
