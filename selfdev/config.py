@@ -23,6 +23,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 SectionT = TypeVar("SectionT", bound="Section")
 ModelRef = Annotated[str, StringConstraints(min_length=1)]
 VerifierName = Literal["likelihood", "true-false", "quality", "implicit-reward", "majority"]
+MEASURED_FROM_THE_START = ("likelihood", "true-false", "quality")  # with a U_v in every iteration
 
 
 class Section(BaseModel):
@@ -159,6 +160,10 @@ class GapConfig(Section):
     """Solver-verifier gap (arXiv 2507.00075 section 3)."""
 
     n: PositiveInt = 16  # samples the verifier selects from
+    # U_s and U_v are measured on samples of their own, drawn at one temperature in every iteration: the schedule of
+    # generate.temperature moves both without any learning. 0: on the iteration's programs, and no fit under a schedule
+    samples: Annotated[int, Field(ge=0)] = 64
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     # What scores the samples; see `selfdev.verifiers.base`. The first one's curve is what stop advice looks at.
     verifiers: Annotated[tuple[VerifierName, ...], Field(min_length=1)] = ("likelihood", "implicit-reward")
     threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5  # scores below are dropped before the selection for U_v
@@ -212,6 +217,28 @@ class RunConfig(Section):
         sources = self.models.sources
         if len(set(sources)) != len(sources):
             raise ValueError("models.sources names one model twice; each source counts once")
+        return self
+
+    @model_validator(mode="after")
+    def _stop_can_be_decided(self) -> RunConfig:
+        if not self.gap.stop_when_converged:
+            return self
+        if self.iterations < 4:
+            raise ValueError(
+                f"gap.stop_when_converged needs iterations of 4 or more, got {self.iterations}: a decision needs three "
+                "measured iterations, and one that it can save"
+            )
+        if not set(self.gap.verifiers) & set(MEASURED_FROM_THE_START):
+            raise ValueError(
+                f"gap.stop_when_converged needs one of {', '.join(MEASURED_FROM_THE_START)} in gap.verifiers, got "
+                f"{', '.join(self.gap.verifiers)}: no other has a U_v in iteration 1"
+            )
+        if self.gap.samples < 2 and self.generate.decay > 0:
+            raise ValueError(
+                f"gap.stop_when_converged with gap.samples {self.gap.samples} and generate.decay "
+                f"{self.generate.decay:g}: U_s and U_v of the programs follow the temperature schedule; set "
+                "gap.samples to 2 or more (default 64), or generate.decay to 0"
+            )
         return self
 
     @model_validator(mode="after")

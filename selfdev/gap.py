@@ -1,23 +1,31 @@
 """Solver-verifier gap of the generator, measured on the samples of one iteration. Pure; numpy over all resamples.
 
-Two definitions, on one set of M samples with a verifier's score each:
+Two definitions, with a verifier's score for each sample:
 
-- **Uncertainty** (Sun et al., arXiv 2507.00075, section 3), over all samples drawn. U_s is the mean negative
-  log-likelihood of a sample, summed over its tokens, in nats. U_v is that of the sample which the verifier selects out
-  of N: those that it scores below a threshold are dropped, the lowest NLL per token of the rest is taken. The gap is
-  U_s - U_v. Where none of N reaches the threshold there is no selection: U_v is the mean over the draws with one.
-- **Utility** (Song et al., arXiv 2412.02674), over the samples with a dev score: J(f) is the mean dev score, J(f[w])
-  that of the best of N by the verifier's score, the gap their difference, and relative to 1 - J(f). A program that
-  failed has no dev score; how often the verifier's selection under the first definition has one is measured instead.
+- **Uncertainty** (Sun et al., arXiv 2507.00075, section 3), over samples that are drawn for it at one temperature in
+  every iteration, so that a curve over iterations shows learning and no schedule; where there are none, over the
+  programs. U_s is the mean negative log-likelihood of a sample, summed over its tokens, in nats. U_v is that of the
+  sample which the verifier selects out of N: those that it scores below a threshold are dropped, the lowest NLL per
+  token of the rest is taken. The gap is U_s - U_v. Where none of N reaches the threshold there is no selection: U_v is
+  the mean over the draws with one.
+- **Utility** (Song et al., arXiv 2412.02674), over the iteration's programs: J(f) is the mean dev score of those that
+  ran, J(f[w]) that of the best by the verifier's score of N that were drawn, the gap their difference, and relative to
+  1 - J(f). Dev scores are on the questions that all programs of the iteration answered; a program that repeats an
+  earlier one which did not answer these is left out of all of it but the share that ran. Each iteration may ask other
+  questions, so what is compared between iterations is the gain over the seed on the same questions.
+
+A program is better than the seed if the exact one-sided sign test on these questions says so (p < 0.05: at least five
+right where the seed is wrong, and none the other way). pass@N is over all programs drawn: a failed one is not better.
 
 Expectations over all subsets of N out of M are exact. Samples sorted by a criterion: none of the k best is in a random
 subset with probability S(k) = C(M - k, N) / C(M, N), so that a group of equals behind k better ones is selected with
 probability S(k) - S(k + its size).
 
-Intervals are bootstrap ones over samples: the value plus and minus t standard errors of 2,000 resamples. A selection of
-the best of N rests on few samples (of 64, with N = 16, on 7), so the t quantile has the degrees of freedom of those
-few, Kish's effective number less one; a difference has Satterthwaite's. Where fewer than two remain there is no
-interval.
+Intervals are the value plus and minus t standard errors. The variance is that of 2,000 bootstrap resamples of the
+samples; what is measured on questions has the variance of the questions' means by their number beside it (at most the
+residual is counted twice). The t quantile has the degrees of freedom of the few samples that a quantity rests on, less
+one: Kish's effective number for a selection of the best of N (of 64, with N = 16, 7), the rarer kind for shares and the
+AUC; a sum of two variances has Satterthwaite's. Where fewer than two remain, or nothing varies, there is no interval.
 """
 
 from __future__ import annotations
@@ -27,22 +35,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, stdtrit
+from scipy.special import bdtrc, gammaln, stdtrit
 
 from selfdev.dynamics.curves import FEWEST, Curve
-from selfdev.gap_records import WORDS, Gap, Quantity
+from selfdev.gap_records import PROBABILITIES, WORDS, Gap, Quantity
 
 Array = NDArray[np.float64]
 
 CELLS = 2_000_000  # counts held at once: resamples are taken in parts
 CERTAIN = 1e-9  # a mean score this close to 1 leaves nothing to gain
+NO_SPREAD = 1e-12  # a standard error below it is rounding
+BETTER = 0.05  # of the sign test for better than the seed
 
 _SHARES = (
-    "solver_valid", "verifier_valid", "solver_score", "verifier_score", "better", "pass_at_n", "best_at_n", "auc",
-    "brier",
+    "solver_valid", "verifier_valid", "solver_score", "verifier_score", "better", "pass_at_n", "auc", "brier",
 )  # fmt: skip
 _BOUNDS = dict.fromkeys(_SHARES, (0.0, 1.0)) | {
-    "brier": (0.0, 1.0),
+    "verifier_gain": (-1.0, 1.0),
+    "best_at_n": (-1.0, 1.0),
     "score_gap": (-1.0, 1.0),
     "relative_gap": (-np.inf, 1.0),
 }
@@ -55,93 +65,246 @@ class JudgedSample:
     nll: float  # at temperature 1 under the model that wrote it, in nats; at whatever temperature it was drawn
     tokens: int
     judged: float  # the verifier's score in [0, 1], higher is better
-    score: float | None  # dev score in [0, 1]; None: the program failed
-    better: bool | None  # than the seed on the same questions; None without a dev score
+    ran: bool = False
+    verdicts: Sequence[bool] | None = None  # on the questions that all programs answered; None: failed, or not asked
     result: str | None = None  # names the merged model, the same for equal ones
+
+
+Statistics = Callable[[Array], dict[str, Array]]
+"""How often each sample occurs, (resamples, samples) -> each quantity, (resamples,)."""
 
 
 def measure(
     verifier: str,
-    samples: Sequence[JudgedSample],
+    programs: Sequence[JudgedSample],
     n: int,
     threshold: float = 0.0,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
+    reference: Sequence[bool] = (),
+    measured: Sequence[JudgedSample] | None = None,
+    temperature: float | None = None,
 ) -> Gap | None:
-    """The gap of one iteration's samples; None below two samples.
+    """The gap of one iteration's samples; None below two programs.
 
     Args:
         verifier: whose judgements they carry.
-        samples: all that were judged.
+        programs: all that were judged.
         n: best-of-N; at most as many as there are.
         threshold: judgements below it are dropped before the selection for U_v.
         resamples: of the bootstrap.
         confidence: of each interval.
         seed: of the bootstrap.
+        reference: the seed's verdicts on the questions of `JudgedSample.verdicts`.
+        measured: samples of the uncertainty; None: the programs.
+        temperature: at which those of the uncertainty were drawn.
     """
-    if len(samples) < 2:
+    if len(programs) < 2:
         return None
-    statistics = _statistics(samples, n, threshold)
-    point = statistics(np.ones((1, len(samples))))
-    replicates = _replicates(statistics, len(samples), resamples, seed)
-    values = {name: float(value[0]) for name, value in point.items()}
-    errors = {name: _error(column) for name, column in replicates.items()}
-    freedom = _freedom(values, errors, len(samples))
-    quantities = {
-        name: _quantity(values[name], errors[name], freedom.get(name, len(samples) - 1), confidence, name)
-        for name in WORDS
-        if name in values
-    }
-    quantities["diversity"] = Quantity(distinct_share([s.result for s in samples if s.score is not None]))
+    looked = programs if measured is None else measured
+    quantities, correlation = dict[str, Quantity](), 0.0
+    if len(looked) > 1:
+        statistics = _uncertainty(looked, n, threshold)
+        values, replicates = _both(statistics, len(looked), resamples, seed)
+        errors = {name: _error(column) for name, column in replicates.items()}
+        freedom = _uncertainty_freedom(values, errors, len(looked))
+        quantities |= {name: _quantity(values[name], errors[name], freedom[name], confidence, name) for name in freedom}
+        correlation = _correlation(replicates["solver_nll"], replicates["verifier_nll"])
+    quantities |= _utility_quantities(programs, reference, n, threshold, resamples, confidence, seed)
+    told = [name for name in WORDS if name != "brier" or verifier in PROBABILITIES]
     return Gap(
         verifier=verifier,
-        samples=len(samples),
-        scored=sum(s.score is not None for s in samples),
-        kept=sum(s.judged >= threshold for s in samples),
-        n=min(n, len(samples)),
-        quantities=quantities,
-        correlation=_correlation(replicates["solver_nll"], replicates["verifier_nll"]),
+        samples=len(programs),
+        scored=sum(s.verdicts is not None for s in programs),
+        questions=len(reference),
+        measured=len(looked),
+        kept=sum(s.judged >= threshold for s in looked),
+        n=min(n, len(programs)),
+        temperature=temperature,
+        quantities={name: quantities.get(name, Quantity(None)) for name in told},
+        correlation=correlation,
     )
 
 
-def _statistics(samples: Sequence[JudgedSample], n: int, threshold: float) -> Callable[[Array], dict[str, Array]]:
-    """All quantities as a function of how often each sample occurs, (resamples, samples) -> (resamples,) each."""
+def _both(statistics: Statistics, samples: int, resamples: int, seed: int) -> tuple[dict[str, float], dict[str, Array]]:
+    """The values, and those of the resamples."""
+    point = statistics(np.ones((1, samples)))
+    return {name: float(value[0]) for name, value in point.items()}, _replicates(statistics, samples, resamples, seed)
+
+
+# -- uncertainty ------------------------------------------------------------------------------------------------------
+
+
+def _uncertainty(samples: Sequence[JudgedSample], n: int, threshold: float) -> Statistics:
     nll, tokens, judged = (np.array([getattr(s, name) for s in samples], float) for name in ("nll", "tokens", "judged"))
     per_token = nll / np.maximum(tokens, 1)
-    valid = np.array([s.score is not None for s in samples])
-    score = np.array([s.score or 0.0 for s in samples])
-    better = np.array([bool(s.better) for s in samples], float)
     kept = judged >= threshold
 
     def statistics(counts: Array) -> dict[str, Array]:
         drawn = counts / counts.sum(axis=1, keepdims=True)
         selected = pick_shares(counts, per_token, kept, n)
-        found = {}
-        for name, values in (("nll", nll), ("nll_per_token", per_token), ("tokens", tokens), ("valid", valid * 1.0)):
+        found = {"selected": _kish(selected)}
+        for name, values in (("nll", nll), ("nll_per_token", per_token), ("tokens", tokens)):
             found[f"solver_{name}"], found[f"verifier_{name}"] = drawn @ values, selected @ values
         found["nll_gap"] = found["solver_nll"] - found["verifier_nll"]
         found["nll_gap_per_token"] = found["solver_nll_per_token"] - found["verifier_nll_per_token"]
-        scored = counts * valid
-        total = scored.sum(axis=1)
-        share = _divided(scored, total[:, None])
-        ranked, best = pick_shares(scored, -judged, valid, n), pick_shares(scored, -score, valid, n)
-        found["solver_score"] = share @ score
-        found["verifier_score"] = ranked @ score
-        found["score_gap"] = found["verifier_score"] - found["solver_score"]
-        left = 1 - found["solver_score"]
-        found["relative_gap"] = np.where(left > CERTAIN, _divided(found["score_gap"], left), np.nan)
-        found["better"] = share @ better
-        none_better = _none_drawn((scored @ better)[:, None], total, n)[:, 0]
-        found["pass_at_n"] = np.where(total > 0, 1 - none_better, np.nan)
-        found["best_at_n"] = best @ score
-        found["auc"] = _auc(scored, judged, better)
-        found["brier"] = share @ (judged - better) ** 2
-        for name, shares in (("selected", selected), ("ranked", ranked), ("best", best)):
-            found[name] = 1 / (shares**2).sum(axis=1)  # Kish's effective number of samples
         return found
 
     return statistics
+
+
+def _uncertainty_freedom(
+    values: Mapping[str, float], errors: Mapping[str, float | None], samples: int
+) -> dict[str, float]:
+    """Degrees of freedom of each quantity."""
+    few = values["selected"] - 1
+    found = dict.fromkeys(("solver_nll", "solver_nll_per_token", "solver_tokens"), samples - 1.0)
+    found |= dict.fromkeys(("verifier_nll", "verifier_nll_per_token", "verifier_tokens"), few)
+    for gap, part in (("nll_gap", "nll"), ("nll_gap_per_token", "nll_per_token")):
+        first, second = errors[f"solver_{part}"] or 0.0, errors[f"verifier_{part}"] or 0.0
+        found[gap] = satterthwaite(first, samples - 1, second, few)
+    return found
+
+
+# -- utility ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Programs:
+    """An iteration's programs as arrays: (programs,), and (programs, questions)."""
+
+    per_token: Array
+    judged: Array
+    ran: Array
+    scored: NDArray[np.bool_]
+    comparable: Array  # failed, or ran and answered these questions
+    verdicts: Array  # rows of 0 where there are none
+    score: Array
+    gain: Array
+    better: Array
+
+
+def _arrays(samples: Sequence[JudgedSample], reference: Sequence[bool]) -> _Programs:
+    nll, tokens, judged = (np.array([getattr(s, name) for s in samples], float) for name in ("nll", "tokens", "judged"))
+    scored = np.array([s.verdicts is not None for s in samples])
+    verdicts = np.array([s.verdicts if s.verdicts is not None else [False] * len(reference) for s in samples], float)
+    seed = np.asarray(reference, float)
+    ran = np.array([s.ran for s in samples], float)
+    questions = max(1, len(reference))
+    return _Programs(
+        per_token=nll / np.maximum(tokens, 1),
+        judged=judged,
+        ran=ran,
+        scored=scored,
+        comparable=np.maximum(1 - ran, scored),
+        verdicts=verdicts,
+        score=verdicts.sum(axis=1) / questions,
+        gain=np.where(scored, (verdicts - seed).sum(axis=1) / questions, 0.0),
+        better=is_better(verdicts, seed) & scored,
+    )
+
+
+def is_better(verdicts: Array, reference: Array) -> NDArray[np.bool_]:
+    """Which programs the one-sided sign test (exact McNemar) calls better; (programs, questions), (questions,)."""
+    wins, losses = (verdicts > reference).sum(axis=1), (verdicts < reference).sum(axis=1)
+    return np.asarray(bdtrc(wins - 1, wins + losses, 0.5) < BETTER)
+
+
+def _utility(p: _Programs, n: int, threshold: float) -> Statistics:
+    better = p.better.astype(float)
+
+    def statistics(counts: Array) -> dict[str, Array]:
+        share, ranked, best = _utility_shares(p, counts, n)
+        selected = pick_shares(counts, p.per_token, p.judged >= threshold, n)
+        pool = counts * p.comparable
+        total = pool.sum(axis=1)
+        solver, verifier = share @ p.score, ranked @ p.score
+        left = 1 - solver
+        none_better = _none_drawn((pool @ better)[:, None], total, n)[:, 0]
+        return {
+            "solver_valid": counts @ p.ran / counts.sum(axis=1),
+            "verifier_valid": selected @ p.ran,
+            "solver_score": solver,
+            "verifier_score": verifier,
+            "verifier_gain": ranked @ p.gain,
+            "score_gap": verifier - solver,
+            "relative_gap": np.where(left > CERTAIN, _divided(verifier - solver, left), np.nan),
+            "better": _divided(pool @ better, total),
+            "pass_at_n": np.where(total > 0, 1 - none_better, np.nan),
+            "best_at_n": best @ p.gain,
+            "auc": _auc(counts * p.scored, p.judged, better),
+            "brier": share @ (p.judged - better) ** 2,
+        }
+
+    return statistics
+
+
+def _utility_shares(p: _Programs, counts: Array, n: int) -> tuple[Array, Array, Array]:
+    """Chance of each program to be drawn, the verifier's best of N, and the best of N; of those with a score."""
+    pool = counts * p.comparable
+    scored = counts * p.scored
+    share = _divided(scored, scored.sum(axis=1, keepdims=True))
+    return share, pick_shares(pool, -p.judged, p.scored, n), pick_shares(pool, -p.gain, p.scored, n)
+
+
+def _utility_quantities(
+    programs: Sequence[JudgedSample], reference: Sequence[bool], n: int, threshold: float, resamples: int,
+    confidence: float, seed: int,
+) -> dict[str, Quantity]:  # fmt: skip
+    p = _arrays(programs, reference)
+    values, replicates = _both(_utility(p, n, threshold), len(programs), resamples, seed)
+    share, ranked, best = (weights[0] for weights in _utility_shares(p, np.ones((1, len(programs))), n))
+    selected = pick_shares(np.ones((1, len(programs))), p.per_token, p.judged >= threshold, n)
+    errors = {name: _error(column) for name, column in replicates.items()}
+    scored, good = float(p.scored.sum()), float(p.better.sum())
+    few = {"verifier": float(_kish(ranked[None])[0]) - 1, "best": float(_kish(best[None])[0]) - 1}
+    freedom = {
+        "solver_valid": min(p.ran.sum(), len(programs) - p.ran.sum()) - 1,
+        "verifier_valid": float(_kish(selected)[0]) - 1,
+        "solver_score": scored - 1,
+        "verifier_score": few["verifier"],
+        "verifier_gain": few["verifier"],
+        "best_at_n": few["best"],
+        "better": min(good, p.comparable.sum() - good) - 1,
+        "pass_at_n": min(good, p.comparable.sum() - good) - 1,
+        "auc": min(good, scored - good) - 1,
+        "brier": scored - 1,
+    }
+    freedom["score_gap"] = freedom["relative_gap"] = satterthwaite(
+        errors["solver_score"] or 0.0, scored - 1, errors["verifier_score"] or 0.0, few["verifier"]
+    )
+    seeds = np.asarray(reference, float)
+    between = {
+        "solver_score": _question_error(share, p.verdicts),
+        "verifier_score": _question_error(ranked, p.verdicts),
+        "verifier_gain": _question_error(ranked, p.verdicts - seeds),
+        "best_at_n": _question_error(best, p.verdicts - seeds),
+        "score_gap": _question_error(ranked - share, p.verdicts),
+    }
+    between["relative_gap"] = between["score_gap"] / max(CERTAIN, 1 - values["solver_score"])
+    found = {}
+    for name, value in values.items():
+        error, degrees = errors[name], freedom[name]
+        if error is not None and name in ("solver_score", "brier") and scored > 1:
+            error *= float(np.sqrt(scored / (scored - 1)))  # the bootstrap's variance of a mean of few is too small
+        if error is not None and name in between and np.isfinite(between[name]):
+            degrees = satterthwaite(error, degrees, between[name], len(reference) - 1) if degrees >= 1 else degrees
+            error = float(np.hypot(error, between[name]))
+        found[name] = _quantity(value, error, degrees, confidence, name)
+    found["diversity"] = Quantity(distinct_share([s.result for s in programs if s.ran]))
+    return found
+
+
+def _question_error(weights: Array, values: Array) -> float:
+    """Standard error of a weighted mean over programs from its spread over questions; NaN below two questions."""
+    by_question = weights @ values
+    return float(by_question.std(ddof=1) / np.sqrt(len(by_question))) if len(by_question) > 1 else float("nan")
+
+
+def _kish(shares: Array) -> Array:
+    """Kish's effective number of samples of each row of shares."""
+    return np.asarray(1 / (shares**2).sum(axis=1))
 
 
 def pick_shares(counts: Array, criterion: Array, eligible: NDArray[np.bool_], n: int) -> Array:
@@ -232,31 +395,17 @@ def _error(replicates: Array) -> float | None:
     return float(finite.std(ddof=1)) if len(finite) > max(1, len(replicates) / 2) else None
 
 
-def _freedom(values: Mapping[str, float], errors: Mapping[str, float | None], samples: int) -> dict[str, float]:
-    """Degrees of freedom of what rests on a selection."""
-    few = {name: values[name] - 1 for name in ("selected", "ranked", "best")}
-    found = dict.fromkeys(
-        ("verifier_nll", "verifier_nll_per_token", "verifier_tokens", "verifier_valid"), few["selected"]
-    )
-    found |= {"verifier_score": few["ranked"], "best_at_n": few["best"], "pass_at_n": few["best"]}
-    for gap, part in (("nll_gap", "nll"), ("nll_gap_per_token", "nll_per_token"), ("score_gap", "score")):
-        first, second = errors[f"solver_{part}"], errors[f"verifier_{part}"]
-        found[gap] = _satterthwaite(first or 0.0, samples - 1, second or 0.0, found[f"verifier_{part}"])
-    found["relative_gap"] = found["score_gap"]
-    return found
-
-
-def _satterthwaite(first: float, first_freedom: float, second: float, second_freedom: float) -> float:
-    """Degrees of freedom of a difference of two estimates with these standard errors (Satterthwaite 1946)."""
-    if (not first and not second) or not second_freedom > 0:
-        return second_freedom
+def satterthwaite(first: float, first_freedom: float, second: float, second_freedom: float) -> float:
+    """Degrees of freedom of a sum of two variances, given as standard errors (Satterthwaite 1946)."""
+    if (not first and not second) or not second_freedom > 0 or not first_freedom > 0:
+        return min(first_freedom, second_freedom)
     return float((first**2 + second**2) ** 2 / (first**4 / first_freedom + second**4 / second_freedom))
 
 
 def _quantity(value: float, error: float | None, freedom: float, confidence: float, name: str) -> Quantity:
     if not np.isfinite(value):
         return Quantity(None)
-    if error is None or not freedom >= 1:
+    if error is None or error < NO_SPREAD or not freedom >= 1:
         return Quantity(value)
     reach = float(stdtrit(freedom, (1 + confidence) / 2)) * error
     low, high = _BOUNDS.get(name, (-np.inf, np.inf))
@@ -273,7 +422,7 @@ def _correlation(first: Array, second: Array) -> float:
 # -- over iterations --------------------------------------------------------------------------------------------------
 
 
-def mean_gain(rows: Sequence[Sequence[bool]], seed: Sequence[bool]) -> Quantity:
+def mean_gain(rows: Sequence[Sequence[bool]], seed: Sequence[bool], confidence: float = 0.95) -> Quantity:
     """Mean gain over the seed of programs that all answered the same questions, with a two-way standard error.
 
     Both programs and questions are samples: the variance is that of the programs' means plus that of the questions'
@@ -282,6 +431,7 @@ def mean_gain(rows: Sequence[Sequence[bool]], seed: Sequence[bool]) -> Quantity:
     Args:
         rows: (programs, questions) verdicts.
         seed: the seed's verdicts on the same questions.
+        confidence: of the interval.
     """
     if not rows or not seed:
         return Quantity(None)
@@ -289,20 +439,19 @@ def mean_gain(rows: Sequence[Sequence[bool]], seed: Sequence[bool]) -> Quantity:
     value = float(gains.mean())
     if min(gains.shape) < 2:
         return Quantity(value)
-    by_program, by_question = gains.mean(axis=1), gains.mean(axis=0)
-    variance = by_program.var(ddof=1) / len(by_program) + by_question.var(ddof=1) / len(by_question)
-    return Quantity(value, se=float(np.sqrt(variance)))
+    first, second = (float(gains.mean(axis=i).std(ddof=1) / gains.shape[1 - i] ** 0.5) for i in (1, 0))
+    freedom = satterthwaite(first, len(rows) - 1, second, len(seed) - 1)
+    return _quantity(value, float(np.hypot(first, second)), freedom, confidence, "verifier_gain")
 
 
 def curve_of(gaps: Mapping[int, Gap], gains: Mapping[int, Quantity]) -> Curve | None:
     """U_s and U_v of one verifier over iterations, with the gain over the seed as the score from outside.
 
-    None below three iterations with both. Standard errors only where all iterations have them.
+    None below three iterations with both, and where their samples were drawn at several temperatures: a colder sample
+    has a lower NLL without any learning. Standard errors only where all iterations have them.
     """
-    times = [
-        i for i, gap in sorted(gaps.items()) if None not in (_value(gap, "solver_nll"), _value(gap, "verifier_nll"))
-    ]
-    if len(times) < FEWEST:
+    times = [i for i, gap in sorted(gaps.items()) if has_curve_point(gap)]
+    if len(times) < FEWEST or len({gaps[i].temperature for i in times}) > 1:
         return None
     solver, verifier = ([gaps[i].quantities[name] for i in times] for name in ("solver_nll", "verifier_nll"))
     known = all(q.se for q in (*solver, *verifier))
@@ -321,5 +470,6 @@ def curve_of(gaps: Mapping[int, Gap], gains: Mapping[int, Quantity]) -> Curve | 
     )
 
 
-def _value(gap: Gap, name: str) -> float | None:
-    return gap.quantities[name].value
+def has_curve_point(gap: Gap) -> bool:
+    """Whether both U_s and U_v are told."""
+    return None not in (gap.quantities["solver_nll"].value, gap.quantities["verifier_nll"].value)

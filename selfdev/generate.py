@@ -40,9 +40,11 @@ def stream_seed(run_seed: int, stage: str, iteration: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
 
 
-def sample_requests(run_seed: int, iteration: int, indices: Sequence[int]) -> list[SampleRequest]:
+def sample_requests(
+    run_seed: int, iteration: int, indices: Sequence[int], stage: str = "generate"
+) -> list[SampleRequest]:
     """Requests for these samples of an iteration, each with its own random stream."""
-    return [SampleRequest(index, stream_seed(run_seed, "generate", iteration, index)) for index in indices]
+    return [SampleRequest(index, stream_seed(run_seed, stage, iteration, index)) for index in indices]
 
 
 def extract_program(text: str) -> str | None:

@@ -27,7 +27,7 @@ from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.selfimprove.cross import counts, shares
 from selfdev.stats import AnswerRow
-from selfdev.store import SEALED, CandidateRow, QuestionRow, Store, candidate_id, program_row, sample_row
+from selfdev.store import SEALED, CandidateRow, MeasuredRow, QuestionRow, Store, candidate_id, program_row, sample_row
 from selfdev.train import train
 from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split
 from selfdev.verify import decide_stop, track_gap
@@ -118,22 +118,33 @@ def baseline_rows(run: Run) -> list[CandidateRow]:
 
 
 def draw_samples(run: Run, iteration: int) -> None:
-    """Draw the iteration's samples, batch by batch; whole batches that are recorded are not drawn again."""
+    """Draw the iteration's programs, and the samples that its uncertainty is measured on, batch by batch.
+
+    Whole batches that are recorded are not drawn again.
+    """
     config, store, generator = run.config, run.store, run.parts.generator
-    drawn = len(store.candidates(iteration, "generated"))
+    drawn, measured = len(store.candidates(iteration, "generated")), len(store.measured(iteration))
     missing = sample_requests(config.seed, iteration, range(drawn, config.generate.samples))
-    if not missing:
+    unmeasured = sample_requests(config.seed, iteration, range(measured, config.gap.samples), "measure")
+    if not missing and not unmeasured:
         return
     heat = temperature(iteration, config.generate.temperature, config.generate.decay)
     adapter = adapter_before(run.directory, iteration)
     name = run.directory.checkpoint_name(adapter)
-    with run.view.phase(run.directory, iteration, "generate", total=len(missing)) as advance:
+    with run.view.phase(run.directory, iteration, "generate", len(missing) + len(unmeasured)) as advance:
         try:
             generator.load(adapter)
             for batch in generator.sample(run.parts.prompt, missing, heat):
                 store.add_candidates(
                     sample_row(s, candidate_id("generated", iteration, s.index, s.text), iteration, name, heat,
                                extract_program(s.text), stream_seed(config.seed, "execute", iteration, s.index))
+                    for s in batch
+                )  # fmt: skip
+                advance(len(batch))
+            for batch in generator.sample(run.parts.prompt, unmeasured, config.gap.temperature):
+                store.add_measured(
+                    MeasuredRow(candidate_id("measured", iteration, s.index, s.text), iteration, s.index, name,
+                                config.gap.temperature, s.seed, s.text, s.tokens, s.nll, s.truncated)
                     for s in batch
                 )  # fmt: skip
                 advance(len(batch))

@@ -81,10 +81,24 @@ def _m005_external_pairs(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE pair ADD COLUMN chosen_text TEXT")  # where training saw more than the candidate's text
 
 
+def _m006_measurement_samples(db: sqlite3.Connection) -> None:
+    for statement in (
+        """CREATE TABLE measured (
+            id TEXT PRIMARY KEY, iteration INTEGER NOT NULL, idx INTEGER NOT NULL, checkpoint TEXT NOT NULL,
+            temperature REAL NOT NULL, sample_seed TEXT NOT NULL, text TEXT NOT NULL, tokens INTEGER NOT NULL,
+            nll REAL NOT NULL, truncated INTEGER NOT NULL, UNIQUE (iteration, idx)) STRICT""",
+        """CREATE TABLE measured_judgement (
+            measured_id TEXT NOT NULL REFERENCES measured (id), verifier TEXT NOT NULL, score REAL NOT NULL,
+            nll REAL, reference_nll REAL, PRIMARY KEY (measured_id, verifier)) STRICT, WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+
+
 MIGRATIONS = (
     ("001_first", _m001_first),
     ("002_fingerprints", _m002_fingerprints),
     ("003_races", _m003_races),
     ("004_judgements", _m004_judgements),
     ("005_external_pairs", _m005_external_pairs),
+    ("006_measurement_samples", _m006_measurement_samples),
 )

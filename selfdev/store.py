@@ -75,6 +75,22 @@ class CandidateRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """One sample that the generator's uncertainty is measured on: judged, never run, paired or counted."""
+
+    id: str
+    iteration: int
+    index: int
+    checkpoint: str  # adapter directory relative to the run, or "base"
+    temperature: float
+    sample_seed: int
+    text: str
+    tokens: int
+    nll: float
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class QuestionRow:
     """One question as the store knows it."""
 
@@ -542,6 +558,48 @@ class Store:
         for r in rows:
             found = Judgement(r["score"], r["nll"], r["reference_nll"])
             table.setdefault(r["verifier"], {})[r["candidate_id"]] = found
+        return table
+
+    def add_measured(self, rows: Iterable[MeasuredRow]) -> None:
+        """Record samples for measurement, all or none; ones already there stay as they are."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO measured VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (r.id, r.iteration, r.index, r.checkpoint, r.temperature, str(r.sample_seed), r.text, r.tokens,
+                     r.nll, int(r.truncated))
+                    for r in rows
+                ],
+            )  # fmt: skip
+
+    def measured(self, iteration: int) -> list[MeasuredRow]:
+        """An iteration's samples for measurement, in the order they were drawn."""
+        rows = self._db.execute("SELECT * FROM measured WHERE iteration = ? ORDER BY idx", (iteration,))
+        return [
+            MeasuredRow(r["id"], r["iteration"], r["idx"], r["checkpoint"], r["temperature"], int(r["sample_seed"]),
+                        r["text"], r["tokens"], r["nll"], bool(r["truncated"]))
+            for r in rows
+        ]  # fmt: skip
+
+    def add_measured_judgements(self, verifier: str, judgements: Mapping[str, Judgement]) -> None:
+        """Record what a verifier says of samples for measurement, all or none; judgements already there stay."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO measured_judgement VALUES (?, ?, ?, ?, ?)",
+                [(i, verifier, j.score, j.nll, j.reference_nll) for i, j in judgements.items()],
+            )
+
+    def measured_judgements(self, iteration: int) -> dict[str, dict[str, Judgement]]:
+        """Verifier -> sample id -> judgement, of one iteration's samples for measurement, as they were drawn."""
+        rows = self._db.execute(
+            """SELECT measured_judgement.* FROM measured_judgement JOIN measured ON measured.id = measured_id
+               WHERE iteration = ? ORDER BY verifier, idx""",
+            (iteration,),
+        )
+        table: dict[str, dict[str, Judgement]] = {}
+        for r in rows:
+            found = Judgement(r["score"], r["nll"], r["reference_nll"])
+            table.setdefault(r["verifier"], {})[r["measured_id"]] = found
         return table
 
     # -- pairs, iterations, winners, time ---------------------------------------------------------------------------

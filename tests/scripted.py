@@ -22,7 +22,7 @@ from selfdev.verifiers.scripted import ScriptedVerifier
 from selfdev.wiring import Parts
 
 DEV = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "add") for i in range(20))
-BLOCKS = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "add") for i in range(4 * 40))
+BLOCKS = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "add") for i in range(8 * 40))
 TEST = tuple(Question(f"test-{i}", f"Question: test {i}\nAnswer:", str(i + 1), "sub") for i in range(40))
 
 
@@ -47,7 +47,8 @@ def scripted_config(**overrides: object) -> RunConfig:
     """A small configuration for the scripted parts."""
     return load_config(
         overrides={"generate.samples": 20, "task.dev_size": 20, "task.test_size": 40, "pair.chosen_share": 0.1,
-                   "dev.resample": "fixed", "race.enabled": False, "gap.resamples": 100, **overrides}
+                   "dev.resample": "fixed", "race.enabled": False, "gap.resamples": 100,
+                   "gap.samples": 20, **overrides}
     )  # fmt: skip
 
 

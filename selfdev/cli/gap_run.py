@@ -43,6 +43,7 @@ def gap_of_run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """A run's gap per iteration and verifier, its fit, the next gain, stop advice; also as `selfdev gap RUN`."""
+    from selfdev.gap_records import recorded
     from selfdev.report.gap import gap_tables
     from selfdev.rundir import check_writable, read_run_config, write_atomic
     from selfdev.verify import gain_over_seed, measure_iteration
@@ -53,32 +54,32 @@ def gap_of_run(
     changed = {name: value for name, value in (("n", n), ("threshold", threshold)) if value is not None}
     config = config.model_copy(update={"gap": config.gap.model_copy(update=changed)})
     with open_store(run) as store:
-        closed = {row["iteration"]: row["temperature"] for row in store.iterations()}
-        gaps = {i: measure_iteration(store, config, i) for i in closed}
-        gains = {i: gain_over_seed(store, config, i) for i in closed}
+        rows = {row["iteration"]: row for row in store.iterations()}
+        measured = {i: recorded({} if changed else row["gap"]) for i, row in rows.items()}
+        gaps = {i: found or measure_iteration(store, config, i) for i, (found, _) in measured.items()}
+        gains = {i: gain if found else gain_over_seed(store, config, i) for i, (found, gain) in measured.items()}
         stopped = store.get_meta(STOPPED)
     if plot is not None:
         from selfdev.report.plot import svg
 
-        write_atomic(plot, svg(panels(gaps, config.gap.verifiers)))
+        write_atomic(plot, svg(panels(gaps, gains, config.gap.verifiers)))
     if as_json:
-        record = _record(gaps, gains, closed, config.gap.verifiers, config.gap.confidence, tolerance)
+        record = _record(
+            gaps,
+            gains,
+            {i: row["temperature"] for i, row in rows.items()},
+            config.gap.verifiers,
+            config.gap.confidence,
+            tolerance,
+        )
         typer.echo(json.dumps(record | {"stopped": stopped}, indent=2, allow_nan=False))
         return
     console = Console()
-    for table in gap_tables(gaps, config.gap.confidence):
+    for table in gap_tables(gaps, gains, config.gap.confidence):
         console.print(table)
     if not any(gaps.values()):
         _line(console, "no closed iteration with two samples yet")
     _print_fits(console, gaps, gains, config.gap.verifiers, config.gap.confidence, tolerance)
-    heats = sorted(set(closed.values()), reverse=True)
-    if len(heats) > 1:
-        said = ", ".join(f"{heat:.3g}" for heat in closed.values())
-        _line(
-            console,
-            f"note: samples were drawn at temperatures {said}, their NLL is at temperature 1: colder samples have a "
-            "lower NLL without any learning, so part of a fall of U_s and U_v is the schedule's",
-        )
     if stopped is not None:
         _line(console, f"the run ended early, after iteration {stopped}")
     if plot is not None:
@@ -91,13 +92,12 @@ def _print_fits(
 ) -> None:  # fmt: skip
     from selfdev.cli.gap import print_fit
     from selfdev.dynamics import compare
-    from selfdev.verify import fitted
+    from selfdev.verify import fitted, no_fit
 
     for name in names:
         found = fitted(gaps, gains, name, confidence)
         if found is None:
-            count = sum(name in measured for measured in gaps.values())
-            _line(console, f"{name}: {count} iterations measured; a fit needs three")
+            _line(console, f"{name}: {no_fit(gaps, name)}")
         else:
             print_fit(console, found.fit, found.alarm, compare(found.curve), tolerance)
 
@@ -111,6 +111,7 @@ def _record(
 
     from selfdev.cli.gap import fit_record
     from selfdev.dynamics import compare
+    from selfdev.gap_records import COUNTS
     from selfdev.verify import fitted
 
     fits = {}
@@ -123,7 +124,7 @@ def _record(
             "temperature": temperatures[i],
             "gain": asdict(gains[i]),
             "verifiers": {
-                name: {"samples": gap.samples, "scored": gap.scored, "kept": gap.kept, "n": gap.n}
+                name: {count: getattr(gap, count) for count in COUNTS}
                 | {key: asdict(q) for key, q in gap.quantities.items()}
                 for name, gap in measured.items()
             },
@@ -133,20 +134,28 @@ def _record(
     return {"confidence": confidence, "iterations": rows, "fits": fits}
 
 
-def panels(gaps: Mapping[int, Mapping[str, Gap]], names: tuple[str, ...]) -> list[Panel]:
-    """Per verifier: uncertainties, and dev scores."""
+def panels(gaps: Mapping[int, Mapping[str, Gap]], gains: Mapping[int, Quantity], names: tuple[str, ...]) -> list[Panel]:
+    """Per verifier: uncertainties, and gains over the seed."""
     from selfdev.report.plot import Panel, Series
 
-    def series(name: str, key: str, label: str) -> Series:
-        found = ((i, measured[name].quantities[key]) for i, measured in gaps.items() if name in measured)
-        return Series(label, [(float(i), q.value, q.low, q.high) for i, q in found if q.value is not None])
+    def curve(label: str, quantities: Mapping[int, Quantity]) -> Series:
+        return Series(label, [(float(i), q.value, q.low, q.high) for i, q in quantities.items() if q.value is not None])
 
     result = []
     for name in names:
-        nll = [series(name, "solver_nll", "U_s"), series(name, "verifier_nll", "U_v"), series(name, "nll_gap", "G")]
-        scores = [series(name, "solver_score", "J(f)"), series(name, "verifier_score", "J(f[w])")]
-        result.append(Panel(f"{name}: uncertainty, nats", "iteration", nll))
-        result.append(Panel(f"{name}: dev score", "iteration", scores))
+        found = {i: measured[name] for i, measured in gaps.items() if name in measured}
+
+        def series(label: str, key: str, found: Mapping[int, Gap] = found) -> Series:
+            return curve(label, {i: gap.quantities[key] for i, gap in found.items()})
+
+        heats = {gap.temperature for gap in found.values()}
+        mixed = " (temperatures differ)" if len(heats) > 1 else ""
+        nll = [series("U_s", "solver_nll"), series("U_v", "verifier_nll"), series("G", "nll_gap")]
+        programs = curve("a program", {i: gains[i] for i in found})
+        result.append(Panel(f"{name}: uncertainty, nats{mixed}", "iteration", nll))
+        result.append(
+            Panel(f"{name}: gain over the seed", "iteration", [programs, series("best of N", "verifier_gain")])
+        )
     return result
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from selfdev.gap_records import Gap, Quantity
+from selfdev.gap_records import DEFINITIONS, Gap, Quantity
 
 Gaps = Mapping[int, Mapping[str, Gap]]  # iteration -> verifier -> measurement
 
@@ -21,6 +21,12 @@ def gap_text(record: Mapping[str, Any]) -> Text:
     if "verifiers" not in record:
         return _old_text(record)
     lines = []
+    if record.get("definitions") == DEFINITIONS:
+        gain = Quantity(*record["gain"])
+        if gain.value is not None:
+            lines.append(
+                f"gain over the seed of a program that ran: {gain.value:+z.3f}{_interval(gain, '.3f', ' ({})')}"
+            )
     for name, found in record["verifiers"].items():
         score = _difference(found, "verifier_score", "solver_score", "score_gap", ".3f")
         nll = _difference(found, "solver_nll", "verifier_nll", "nll_gap", ".1f", " nats")
@@ -51,46 +57,72 @@ def _old_text(gap: Mapping[str, float]) -> Text:
     )
 
 
-def gap_tables(gaps: Gaps, confidence: float) -> list[Table]:
-    """Uncertainty, utility and the judgement itself; empty where nothing was measured."""
+def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> list[Table]:
+    """Uncertainty, programs beside the seed, and what the verifiers add; empty where nothing was measured."""
     if not any(gaps.values()):
         return []
     level = f"{100 * confidence:g} %"
-    nats = _table("solver-verifier gap: uncertainty, nats", ("U_s", "U_v", "G", level, "G/token", "tokens"))
-    score = _table("solver-verifier gap: dev score", ("J(f)", "J(f[w])", "gap", level, "relative"))
-    judge = _table("verifiers, for better than the seed", ("AUC", level, "Brier", "better", "pass@N", "best@N"))
+    every = [gap for found in gaps.values() for gap in found.values()]
+    nats = _table("solver-verifier gap: uncertainty, nats", ("verifier", "U_s", "U_v", "G", level, "G/token", "tokens"))
+    seed = _table("programs beside the seed", ("ran", "gain", level, "better", "pass@N", level, "best@N"))
+    judged = any("brier" in gap.quantities for gap in every)
+    heads = ("verifier", "gap", level, "relative", "AUC", level, *(("Brier",) if judged else ()))
+    judge = _table("solver-verifier gap: dev score", heads)
     for iteration, found in gaps.items():
         for name, gap in found.items():
             q, where = gap.quantities, (str(iteration), name)
             length = f"{_cell(q['solver_tokens'], '.0f')}/{_cell(q['verifier_tokens'], '.0f')}"
             nats.add_row(
                 *where, _cell(q["solver_nll"], ".1f"), _cell(q["verifier_nll"], ".1f"), _cell(q["nll_gap"], "+.1f"),
-                _interval(q["nll_gap"], ".1f"), _cell(q["nll_gap_per_token"], "+.3f"), length,
+                _interval(q["nll_gap"], ".1f") or "-", _cell(q["nll_gap_per_token"], "+.3f"), length,
             )  # fmt: skip
-            score.add_row(
-                *where, _cell(q["solver_score"], ".3f"), _cell(q["verifier_score"], ".3f"),
-                _cell(q["score_gap"], "+.3f"), _interval(q["score_gap"], ".3f"), _cell(q["relative_gap"], "+.3f"),
-            )  # fmt: skip
+            brier = [_cell(q.get("brier", Quantity(None)), ".2f")] if judged else []
             judge.add_row(
-                *where, _cell(q["auc"], ".2f"), _plain_interval(q["auc"]), _cell(q["brier"], ".2f"),
-                _cell(q["better"], ".2f"), _cell(q["pass_at_n"], ".2f"), _cell(q["best_at_n"], ".3f"),
+                *where, _cell(q["score_gap"], "+.3f"), _interval(q["score_gap"], ".3f") or "-",
+                _cell(q["relative_gap"], "+.2f"), _cell(q["auc"], ".2f"), _plain_interval(q["auc"]), *brier,
             )  # fmt: skip
-    _caption(nats, "NLL at temperature 1, summed over a sample; U_v: of the lowest per token of N, above the threshold")
-    _caption(score, "J(f[w]): the verifier's best of N; programs without a dev score apart. relative: to 1 - J(f)")
-    _caption(judge, f"better: share of programs. N: {_sizes(gaps)}. AUC 0.5 is chance")
-    return [nats, score, judge]
+        if found:
+            gap, gain = next(iter(found.values())), gains.get(iteration, Quantity(None))
+            q = gap.quantities
+            seed.add_row(
+                str(iteration), _cell(q["solver_valid"], ".2f"), _cell(gain, "+.3f"), _interval(gain, ".3f") or "-",
+                _cell(q["better"], ".2f"), _cell(q["pass_at_n"], ".2f"), _plain_interval(q["pass_at_n"]),
+                _cell(q["best_at_n"], "+.3f"),
+            )  # fmt: skip
+    questions, n = _listed(gap.questions for gap in every), _listed(gap.n for gap in every)
+    _caption(nats, f"NLL at temperature 1 of {_drawn(every)}; U_v: lowest per token of N, above the threshold")
+    _caption(
+        seed,
+        f"gain: of a program that ran, on {questions} questions that all of the iteration answered (each iteration its "
+        f"own, unless dev.resample is fixed). better: share of all drawn that the sign test calls so (p < 0.05: up "
+        f"to 5 % of equals by chance). N: {n}, of all drawn; pass@N, best@N: maxima on these questions, biased "
+        f"upward",
+    )
+    _caption(
+        judge,
+        f"gap: dev score of the verifier's best of {n} over that of a program, same questions; relative: to 1 - J(f). "
+        "AUC: for better",
+    )
+    return [nats, seed, judge]
 
 
-def _sizes(gaps: Gaps) -> str:
-    return ", ".join(map(str, sorted({gap.n for found in gaps.values() for gap in found.values()})))
+def _drawn(gaps: Sequence[Gap]) -> str:
+    """Which samples the uncertainty is of."""
+    heats = dict.fromkeys(gap.temperature for gap in gaps if gap.temperature is not None)
+    said = ", ".join(f"{heat:.3g}" for heat in heats) or "?"
+    many = "" if len(heats) < 2 else "s (colder: lower NLL without learning)"
+    return f"{_listed(gap.measured for gap in gaps if gap.measured)} samples drawn at temperature{many} {said}"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
-    table.add_column("verifier", no_wrap=True)
     for column in columns:
-        table.add_column(Text(column), justify="right", no_wrap=True)  # text: J(f[w]) is no markup
+        table.add_column(column, justify="left" if column == "verifier" else "right", no_wrap=True)
     return table
 
 
@@ -103,4 +135,4 @@ def _cell(q: Quantity, form: str) -> str:
 
 
 def _plain_interval(q: Quantity) -> str:
-    return "" if q.low is None or q.high is None else f"{q.low:.2f} to {q.high:.2f}"
+    return "-" if q.low is None or q.high is None else f"{q.low:.2f} to {q.high:.2f}"

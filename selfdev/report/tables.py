@@ -279,9 +279,12 @@ def final_tables(store: Store) -> RenderableType:
 def _gaps(store: Store) -> list[RenderableType]:
     """The gap per iteration and verifier, and why the run ended early, where it did."""
     rows = {row["iteration"]: row["gap"] for row in store.iterations()}
-    gaps = {iteration: recorded(gap)[0] for iteration, gap in rows.items()}
+    found = {iteration: recorded(gap) for iteration, gap in rows.items()}
+    gaps, gains = {i: gap for i, (gap, _) in found.items()}, {i: gain for i, (_, gain) in found.items()}
     levels = [gap["confidence"] for gap in rows.values() if "verifiers" in gap]
-    parts: list[RenderableType] = [*gap_tables(gaps, levels[0])] if levels else []
+    parts: list[RenderableType] = [*gap_tables(gaps, gains, levels[0])] if levels else []
+    if levels and not any(gaps.values()):
+        parts.append(Text("the gap was measured by an earlier version; `selfdev gap RUN` measures it again"))
     stopped = store.get_meta(STOPPED)
     if stopped is not None:
         parts.append(Text(f"the run ended early, after iteration {stopped}"))

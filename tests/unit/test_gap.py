@@ -11,12 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdev.gap import JudgedSample, curve_of, distinct_share, mean_gain, measure, pick_shares
+from selfdev.gap import JudgedSample, curve_of, distinct_share, is_better, mean_gain, measure, pick_shares
 from selfdev.gap_records import WORDS, Gap, Quantity, from_record
+
+QUESTIONS = 20
+WRONG = [False] * QUESTIONS  # the seed's verdicts: a score is a gain, and from 5 right answers on a program is better
+
+
+def right(score: float, questions: int = QUESTIONS) -> list[bool]:
+    return [i < round(score * questions) for i in range(questions)]
 
 
 def sample(nll: float, tokens: int, judged: float, score: float | None, result: str | None = None) -> JudgedSample:
-    return JudgedSample(nll, tokens, judged, score, None if score is None else score > 0.45, result)
+    """A program that answers this share of the questions; None: it failed."""
+    return JudgedSample(nll, tokens, judged, score is not None, None if score is None else right(score), result)
 
 
 # NLL per token: a 1.0, b 2.0, c 4.0, d 0.5 (failed)
@@ -27,7 +35,7 @@ D = sample(5.0, 10, 0.7, None)
 
 
 def values(*samples: JudgedSample, n: int = 2, threshold: float = 0.0) -> dict[str, float | None]:
-    gap = measure("by hand", samples, n, threshold, resamples=50)
+    gap = measure("true-false", samples, n, threshold, resamples=50, reference=WRONG)
     assert gap is not None
     return {name: quantity.value for name, quantity in gap.quantities.items()}
 
@@ -74,13 +82,14 @@ def test_the_threshold_drops_before_the_selection() -> None:
 def test_utility_by_hand() -> None:
     found = values(A, B, C, D)
     assert found["solver_score"] == pytest.approx(0.5)
-    # judged a 0.9, c 0.6, b 0.3: a in 2 of 3 pairs, c in the third
-    assert found["verifier_score"] == pytest.approx((2 * 0.8 + 0.2) / 3)
-    assert found["score_gap"] == pytest.approx(0.1)
-    assert found["relative_gap"] == pytest.approx(0.1 / 0.5)
-    assert found["better"] == pytest.approx(2 / 3)
-    assert found["pass_at_n"] == pytest.approx(1)  # of every pair one is better
-    assert found["best_at_n"] == pytest.approx((2 * 0.8 + 0.5) / 3)
+    # judged a 0.9, c 0.6, b 0.3, d failed: a in 3 of 6 pairs, c in 2 more, b beside d
+    assert found["verifier_score"] == pytest.approx((3 * 0.8 + 2 * 0.2 + 0.5) / 6)
+    assert found["verifier_gain"] == pytest.approx(found["verifier_score"])
+    assert found["score_gap"] == pytest.approx(0.05)
+    assert found["relative_gap"] == pytest.approx(0.05 / 0.5)
+    assert found["better"] == pytest.approx(2 / 4)  # what failed is not better
+    assert found["pass_at_n"] == pytest.approx(5 / 6)  # all pairs but c and d
+    assert found["best_at_n"] == pytest.approx((3 * 0.8 + 2 * 0.5 + 0.2) / 6)
     # better are a (0.9) and b (0.3), not c (0.6): one of the two pairs in order
     assert found["auc"] == pytest.approx(0.5)
     assert found["brier"] == pytest.approx((0.1**2 + 0.7**2 + 0.6**2) / 3)
@@ -89,7 +98,43 @@ def test_utility_by_hand() -> None:
 
 def test_pass_at_n_by_hand() -> None:
     # one of five is better: 1 - C(4,2)/C(5,2)
-    assert values(*[sample(1.0 + i, 1, 0.5, 0.4) for i in range(4)], A)["pass_at_n"] == pytest.approx(0.4)
+    assert values(*[sample(1.0 + i, 1, 0.5, 0.2) for i in range(4)], A)["pass_at_n"] == pytest.approx(0.4)
+
+
+def test_better_is_what_the_sign_test_says() -> None:
+    seed = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1.0])
+    rows = np.array([[1, 1, 1, 1, 1, 0, 0, 0, 1], [1, 1, 1, 1, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1, 0, 0], seed])
+    # 5 to 0: 1/32; 4 to 0: 1/16; 7 to 1: 9/256; 0 to 0: 1
+    assert list(is_better(rows, seed)) == [True, False, True, False]
+
+
+def test_a_repeat_of_what_other_questions_scored_stays_out() -> None:
+    """It ran, but its verdicts are on other questions: neither a score, nor a failure."""
+    repeat = JudgedSample(1.0, 1, 1.0, ran=True)
+    found, without = values(A, B, C, D, repeat), values(A, B, C, D)
+    for name in ("solver_score", "verifier_score", "better", "pass_at_n", "best_at_n", "auc"):
+        assert found[name] == without[name]
+    assert found["solver_valid"] == pytest.approx(4 / 5)
+
+
+def test_only_a_probability_has_a_brier_score() -> None:
+    for name, told in (("true-false", True), ("likelihood", False), ("quality", False), ("implicit-reward", False)):
+        gap = measure(name, [A, B, C, D], 2, resamples=10, reference=WRONG)
+        assert gap is not None
+        assert ("brier" in gap.quantities) is told
+        assert from_record(name, gap.record()) == gap
+
+
+def test_uncertainty_is_of_the_samples_that_were_drawn_for_it() -> None:
+    looked = [JudgedSample(nll, 10, 0.9) for nll in (4.0, 8.0)]
+    gap = measure("v", [A, B, C, D], 2, 0.5, 10, reference=WRONG, measured=looked, temperature=1.0)
+    assert gap is not None
+    assert (gap.samples, gap.measured, gap.kept, gap.temperature) == (4, 2, 2, 1.0)
+    assert (gap.quantities["solver_nll"].value, gap.quantities["verifier_nll"].value) == (6, 4)
+    assert gap.quantities["solver_score"].value == pytest.approx(0.5)
+    nothing = measure("majority", [A, B, C, D], 2, 0.5, 10, reference=WRONG, measured=[])
+    assert nothing is not None
+    assert nothing.quantities["solver_nll"].value is None
 
 
 def test_ties_of_the_verifier_count_half() -> None:
@@ -103,17 +148,18 @@ def test_what_is_not_defined_is_none() -> None:
     assert perfect["relative_gap"] is None
     assert perfect["auc"] is None
     failed = values(D, D)
-    assert failed["solver_score"] is failed["verifier_score"] is failed["pass_at_n"] is failed["diversity"] is None
+    assert failed["solver_score"] is failed["verifier_score"] is failed["best_at_n"] is failed["diversity"] is None
+    assert failed["pass_at_n"] == failed["better"] == 0
     assert failed["nll_gap"] == pytest.approx(0)
     assert measure("alone", [A], 2) is None
     assert distinct_share(["x"]) is None
 
 
 def test_a_record_comes_back() -> None:
-    gap = measure("v", [A, B, C, D] * 4, 4, 0.5)
+    gap = measure("true-false", [A, B, C, D] * 4, 4, 0.5, reference=WRONG)
     assert gap is not None
     assert (gap.samples, gap.scored, gap.kept, gap.n) == (16, 12, 12, 4)
-    assert from_record("v", gap.record()) == gap
+    assert from_record("true-false", gap.record()) == gap
     assert set(gap.quantities) == set(WORDS)
 
 
@@ -123,8 +169,7 @@ rows = st.tuples(st.integers(0, 20), st.integers(1, 6), st.integers(0, 4), st.on
 @given(st.lists(rows, min_size=2, max_size=7), st.integers(1, 9), st.integers(0, 4))
 def test_expectations_equal_the_mean_over_all_subsets(given_rows, n, least) -> None:
     samples = [
-        JudgedSample(float(nll), tokens, judged / 4, None if s is None else s / 10, None if s is None else s > 5)
-        for nll, tokens, judged, s in given_rows
+        sample(float(nll), tokens, judged / 4, None if s is None else s / 10) for nll, tokens, judged, s in given_rows
     ]
     found = values(*samples, n=n, threshold=least / 4)
 
@@ -140,54 +185,133 @@ def test_expectations_equal_the_mean_over_all_subsets(given_rows, n, least) -> N
     close = {"rel": 1e-9, "abs": 1e-9}
     u_v = expected(samples, lambda s: s.judged >= least / 4, lambda s: s.nll / s.tokens, lambda s: s.nll)
     assert found["verifier_nll"] == (None if u_v is None else pytest.approx(u_v, **close))
-    ran = [s for s in samples if s.score is not None]
-    if ran:
-        assert found["verifier_score"] == pytest.approx(
-            expected(ran, bool, lambda s: -s.judged, lambda s: s.score), **close
-        )
-        assert found["best_at_n"] == pytest.approx(expected(ran, bool, lambda s: -s.score, lambda s: s.score), **close)
-        good, size = sum(map(bool, (s.better for s in ran))), min(n, len(ran))
-        assert found["pass_at_n"] == pytest.approx(1 - comb(len(ran) - good, size) / comb(len(ran), size), **close)
+    if any(s.ran for s in samples):
+        score = {id(s): sum(s.verdicts or ()) / QUESTIONS for s in samples}
+
+        def has(s) -> bool:
+            return s.ran
+
+        ranked = expected(samples, has, lambda s: -s.judged, lambda s: score[id(s)])
+        assert found["verifier_score"] == pytest.approx(ranked, **close)
+        best = expected(samples, has, lambda s: -score[id(s)], lambda s: score[id(s)])
+        assert found["best_at_n"] == pytest.approx(best, **close)
+        good, size = sum(score[id(s)] >= 5 / QUESTIONS for s in samples), min(n, len(samples))
+        missed = comb(len(samples) - good, size) / comb(len(samples), size)
+        assert found["pass_at_n"] == pytest.approx(1 - missed, **close)
 
 
 # -- intervals --------------------------------------------------------------------------------------------------------
 
 
-def drawn(rng: np.random.Generator, count: int) -> list[JudgedSample]:
-    """Programs whose likelihood goes with their quality, a tenth of which fail."""
+def questions(rng: np.random.Generator) -> np.ndarray:
+    """How much harder each is than usual."""
+    return rng.normal(0, 0.15, size=40)
+
+
+def drawn(
+    rng: np.random.Generator, count: int, asked: np.ndarray, mean: float = 0.1, runs: float = 0.9
+) -> list[JudgedSample]:
+    """Programs whose likelihood goes with their quality, which is that much above the seed's; a share of them runs."""
     quality, tokens = rng.normal(size=count), rng.integers(60, 200, size=count)
     per_token = np.exp(rng.normal(-1.5, 0.4, size=count) - 0.2 * quality)
-    score = np.clip(0.5 + 0.15 * quality + 0.05 * rng.normal(size=count), 0, 1)
+    chance = 0.5 + mean + 0.12 * quality[:, None] - asked
+    verdicts, ran = rng.random(chance.shape) < chance, rng.random(count) < runs
     return [
-        sample(float(p * t), int(t), float(np.exp(-p)), float(s) if runs else None)
-        for p, t, s, runs in zip(per_token, tokens, score, rng.random(count) < 0.9, strict=True)
+        JudgedSample(float(p * t), int(t), float(np.exp(-p)), bool(r), v if r else None)
+        for p, t, v, r in zip(per_token, tokens, verdicts, ran, strict=True)
     ]
 
 
-def test_intervals_cover() -> None:
-    """300 draws of 64 samples: 95 % intervals hold the value of a population of 40,000. Few draws may miss more."""
-    rng, draws = np.random.default_rng(3), 300
-    truth = measure("population", drawn(rng, 40_000), 16, 0.5, resamples=2)
-    assert truth is not None
-    held = dict.fromkeys(
-        ("solver_nll", "verifier_nll", "nll_gap", "verifier_nll_per_token", "solver_score", "verifier_score",
-         "score_gap", "relative_gap", "auc", "brier", "better"), 0,
-    )  # fmt: skip
-    for draw in range(draws):
-        gap = measure("draw", drawn(rng, 64), 16, 0.5, resamples=200, seed=draw)
+def seed_answers(rng: np.random.Generator, asked: np.ndarray) -> list[bool]:
+    return list(rng.random(len(asked)) < 0.5 - asked)
+
+
+def coverage(names: list[str], draws: int, fresh: bool = False, **population: float) -> tuple[dict[str, float], int]:
+    """How often a 95 % interval that is told holds the population's value; and how many of all are told.
+
+    Args:
+        fresh: new questions in every draw (and a population over many); else those of the population.
+    """
+    rng = np.random.default_rng(3)
+    asked = questions(rng)
+    seed = seed_answers(rng, asked)
+
+    def truth_on(asked: np.ndarray, seed: list[bool], count: int) -> list[float]:
+        gap = measure("true-false", drawn(rng, count, asked, **population), 16, 0.5, 2, reference=seed)
         assert gap is not None
-        for name in held:
-            q, true = gap.quantities[name], truth.quantities[name].value
-            assert q.low is not None
-            assert q.high is not None
-            assert true is not None
-            held[name] += q.low <= true <= q.high
-    assert min(held.values()) >= 0.89 * draws, held
-    assert sum(held.values()) <= 0.985 * draws * len(held), held  # nor are they wide for safety
+        return [float(gap.quantities[name].value or 0.0) for name in names]
+
+    if fresh:
+        several = [questions(rng) for _ in range(60)]
+        truth = np.mean([truth_on(a, seed_answers(rng, a), 1_000) for a in several], axis=0)
+    else:
+        truth = np.array(truth_on(asked, seed, 20_000))
+    held, told = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for draw in range(draws):
+        if fresh:
+            asked = questions(rng)
+            seed = seed_answers(rng, asked)
+        programs = drawn(rng, 64, asked, **population)
+        gap = measure("true-false", programs, 16, 0.5, resamples=200, seed=draw, reference=seed)
+        assert gap is not None
+        for name, true in zip(names, truth, strict=True):
+            q = gap.quantities[name]
+            if q.low is not None:
+                assert q.high is not None
+                told[name] += 1
+                held[name] += bool(q.low <= true <= q.high)
+    return {name: held[name] / max(1, told[name]) for name in names}, sum(told.values())
+
+
+ON_SAMPLES = [
+    "solver_nll",
+    "verifier_nll",
+    "nll_gap",
+    "verifier_nll_per_token",
+    "solver_valid",
+    "auc",
+    "brier",
+    "better",
+]
+
+
+def test_intervals_cover() -> None:
+    """200 draws of 64 samples on the same questions: 95 % intervals hold the value of a population of 20,000."""
+    held, told = coverage(ON_SAMPLES, 200)
+    assert min(held.values()) >= 0.89, held
+    assert sum(held.values()) <= 0.985 * len(held), held  # nor are they wide for safety
+    assert told > 0.95 * 200 * len(ON_SAMPLES)
+
+
+def test_intervals_of_scores_cover_over_fresh_questions() -> None:
+    held, _ = coverage(
+        ["solver_score", "verifier_score", "verifier_gain", "score_gap", "relative_gap"], 150, fresh=True
+    )
+    assert min(held.values()) >= 0.9, held
+
+
+@pytest.mark.parametrize(
+    ("population", "names"),
+    [
+        ({"mean": -0.07}, ["auc", "better", "pass_at_n", "brier"]),  # 6 % are better
+        ({"runs": 0.06}, ["solver_valid", "solver_score", "score_gap", "brier"]),
+    ],
+)
+def test_intervals_cover_where_few_are_better_or_run(population: dict[str, float], names: list[str]) -> None:
+    held, told = coverage(names, 150, **population)
+    assert told > 100
+    assert min(held.values()) >= 0.9, held
+
+
+def test_what_does_not_vary_has_no_interval() -> None:
+    perfect = measure("v", [sample(1.0 + i, 1, 0.5, 1.0) for i in range(20)], 4, reference=WRONG)
+    assert perfect is not None
+    for name in ("better", "pass_at_n", "solver_valid"):
+        assert perfect.quantities[name] == Quantity(1.0)
 
 
 def test_a_selection_of_everything_has_no_interval() -> None:
-    gap = measure("v", drawn(np.random.default_rng(0), 12), 16)
+    gap = measure("v", drawn(np.random.default_rng(0), 12, np.zeros(20)), 16, reference=WRONG)
     assert gap is not None
     assert gap.n == 12
     assert gap.quantities["verifier_nll"].low is None
@@ -195,12 +319,12 @@ def test_a_selection_of_everything_has_no_interval() -> None:
 
 
 def test_two_thousand_resamples_are_quick_and_repeat() -> None:
-    samples = drawn(np.random.default_rng(0), 96)
+    samples = drawn(np.random.default_rng(0), 96, np.zeros(20))
     begun = time.perf_counter()
-    first = measure("v", samples, 16, 0.5, seed=7)
+    first = measure("v", samples, 16, 0.5, seed=7, reference=WRONG)
     assert time.perf_counter() - begun < 2  # on a busy machine; 0.1 s alone
-    assert measure("v", samples, 16, 0.5, seed=7) == first
-    assert measure("v", samples, 16, 0.5, seed=8) != first
+    assert measure("v", samples, 16, 0.5, seed=7, reference=WRONG) == first
+    assert measure("v", samples, 16, 0.5, seed=8, reference=WRONG) != first
 
 
 # -- over iterations --------------------------------------------------------------------------------------------------
@@ -212,12 +336,14 @@ def test_mean_gain_by_hand() -> None:
     assert gain.value == pytest.approx(0.25)
     # means of programs 0, 0.5: variance 0.125; of questions 1, -0.5: variance 1.125; each over 2
     assert gain.se == pytest.approx((0.125 / 2 + 1.125 / 2) ** 0.5)
+    assert gain.low is not None
     assert mean_gain([], [True]) == Quantity(None)
+    assert mean_gain([[True, False], [True, False]], [True, False]) == Quantity(0.0)  # nothing varies
 
 
-def gap_of(solver: float, verifier: float, se: float | None = 0.5) -> Gap:
+def gap_of(solver: float, verifier: float, se: float | None = 0.5, temperature: float = 1.0) -> Gap:
     quantities = {"solver_nll": Quantity(solver, se=se), "verifier_nll": Quantity(verifier, se=se)}
-    return Gap("v", 10, 10, 10, 4, quantities, correlation=0.3)
+    return Gap("v", 10, 10, 20, 10, 10, 4, temperature, quantities, correlation=0.3)
 
 
 def test_curves() -> None:
@@ -234,9 +360,14 @@ def test_curves() -> None:
     assert without.solver_se is without.score is None
 
 
+def test_samples_of_several_temperatures_make_no_curve() -> None:
+    gaps = {i: gap_of(30.0 - i, 20.0 - i / 2, temperature=1.2 / i) for i in (1, 2, 3)}
+    assert curve_of(gaps, {}) is None
+
+
 def test_nan_never_leaves() -> None:
     for samples in ([A, B, C, D], [D, D], [A, A]):
-        gap = measure("v", samples, 2, 0.99, resamples=20)
+        gap = measure("v", samples, 2, 0.99, resamples=20, reference=WRONG)
         assert gap is not None
         assert nan not in [q.value for q in gap.quantities.values()]
         assert all(q.value is None or q.value == q.value for q in gap.quantities.values())
