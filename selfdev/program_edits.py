@@ -5,11 +5,12 @@
     apply(source, edits)    the text with some of them made; with none, the text as it was
 
 A *constant* is a number written in the program that is not an index, a shape, a dimension or a count. Floats always are
-constants, outside of subscripts. An integer is none where it stands in a subscript or a comparison for equality, in a
-call that takes dimensions, shapes or counts (`range`, `view`, `topk`, `mean(0)`, `dim=1`), beside a count
-(`len(tvs) - 1`, `x.dim() > 1`) or a name that `range`, `enumerate` or `int` gives (`layer < 3`), under `//` or `%`, in
-what a loop runs over, or where the name that it is given to is such a one or is used in such a place. Booleans and
-parts of strings are none. Its role:
+constants, outside of subscripts and the keys of a dictionary. An integer is none where it stands in these or in a
+comparison for equality, at a place of a call that takes dimensions, shapes or counts (`range(3)`, `view(4)`,
+`topk(x, 5)`, `mean(0)`, `dim=1`, the shape of `full((4, 4), 2)` but not its value), beside a count (`len(tvs) - 1`,
+`x.dim() > 1`) or a name that `range`, `enumerate` or `int` gives (`layer < 3`), under `//` or `%`, in what a loop runs
+over, or where the name that it is given to is such a one or is used in such a place. Booleans and parts of strings are
+none. Its role:
 
     value       everything else: what can be tuned
     guard       0 < |c| <= 1e-4: keeps a division or a logarithm finite
@@ -47,11 +48,15 @@ _COUNTING = _words(  # calls in which an integer is a dimension, a shape or a co
     "argmin cumsum cumprod diag diagonal roll flip manual_seed unbind stack cat concat select narrow gather "
     "index_select swapaxes movedim tril triu repeat_interleave bincount histc round"
 )
+_SIZED = _words("range zeros ones empty rand randn randint randperm eye arange linspace")  # no tensor comes first
+_FILLING = _words("full new_full")  # a shape, then a value
+_QUANTILES = _words("quantile nanquantile")  # a share, then a dimension
+_COUNTING_MATH = _words("comb factorial gcd isqrt lcm perm")
 _REAL_METHODS = _words(
     "clamp clip clamp_ clamp_min clamp_max mul add sub div mul_ add_ sub_ div_ multiply subtract divide where "
-    "full_like full fill_ lerp tensor maximum minimum threshold masked_fill masked_fill_ nan_to_num"
+    "full_like fill_ lerp tensor maximum minimum threshold masked_fill masked_fill_ nan_to_num"
 )
-_REAL_NAMES = _words("max min abs float sum")
+_REAL_NAMES = _words("max min abs float sum sqrt exp log")
 _COUNTING_KEYWORDS = _words(
     "dim dims axis size shape k n ord p diagonal offset dim0 dim1 chunks steps rank num_samples seed decimals "
     "correction unbiased keepdim start end step repeats shifts sections full_matrices descending largest"
@@ -277,6 +282,8 @@ def _role(tree: _Tree, node: ast.AST, value: Number) -> Literal["value", "guard"
     for below, above in tree.above(node):
         if isinstance(above, ast.JoinedStr) or (isinstance(above, ast.Subscript) and below is above.slice):
             return None
+        if isinstance(above, ast.Dict) and any(below is key for key in above.keys):
+            return None
     if value != value or abs(value) == float("inf"):
         return None
     if isinstance(value, float):
@@ -307,7 +314,7 @@ def _counts_something(tree: _Tree, node: ast.AST) -> bool:
             if above.arg in _COUNTING_KEYWORDS:
                 return True
         elif isinstance(above, ast.Call):
-            if _takes_counts(tree, above, direct=below is node):
+            if _takes_counts(tree, above, below, node):
                 return True
         elif isinstance(above, (ast.For, ast.comprehension)):
             if below is above.iter:
@@ -349,16 +356,38 @@ def _loop_counters(nodes: Sequence[ast.AST]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _takes_counts(tree: _Tree, call: ast.Call, direct: bool) -> bool:
+def _takes_counts(tree: _Tree, call: ast.Call, below: ast.AST, node: ast.AST) -> bool:
+    """What stands at a place of a call (`below`, on the way to the number) is a dimension, a shape or a count."""
     name, method = _called(call), isinstance(call.func, ast.Attribute)
-    if name in _COUNTING:
-        return True
-    if not direct:
+    if below is call.func:
         return False
+    if name in _COUNTING or name in _FILLING:
+        return any(below is arg for arg in _counting_arguments(call))
+    listed = isinstance(below, (ast.Tuple, ast.List)) and any(node is member for member in below.elts)
+    if below is not node and not (method and listed):
+        return False
+    module = (
+        call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
+    )
+    if module == "math":
+        return name in _COUNTING_MATH
+    if name in _QUANTILES:
+        share = 1 if module == "torch" else 0
+        return any(below is arg for arg in call.args[share + 1 :])
     if method:
         return name not in _REAL_METHODS
     own = {n.name for n in tree.nodes if isinstance(n, ast.FunctionDef)}
     return name not in own and name not in _REAL_NAMES
+
+
+def _counting_arguments(call: ast.Call) -> list[ast.expr]:
+    """The positional arguments that are dimensions, shapes or counts, of a call that takes such."""
+    name = _called(call)
+    if name in _FILLING:
+        return call.args[:1]
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    of_torch = isinstance(owner, ast.Name) and owner.id == "torch"
+    return call.args[1:] if of_torch and name not in _SIZED else call.args
 
 
 def _called(call: ast.Call) -> str:
@@ -372,8 +401,8 @@ def _counting_names(nodes: Sequence[ast.AST]) -> frozenset[str]:
         if isinstance(node, ast.Subscript):
             places.append(node.slice)
         elif isinstance(node, ast.Call):
-            counts = _called(node) in _COUNTING - {"enumerate"}
-            places += node.args if counts else []
+            counts = _called(node) in (_COUNTING | _FILLING) - {"enumerate"}
+            places += _counting_arguments(node) if counts else []
             places += [k.value for k in node.keywords if counts or k.arg in _COUNTING_KEYWORDS]
         elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.FloorDiv, ast.Mod)):
             places += [node.left, node.right]

@@ -150,10 +150,27 @@ def test_what_a_constant_is() -> None:
         "layer = int(s) if s else 0\nif layer < 3: pass", "x = torch.zeros(4, 4)", "x = True",
         "x = 'a1' + f'{y:.3f}{2}'",
         "x = [i * 2 for i in range(n)]",
+        "x = {1: a, 2.5: b}[k]", "x = y.sum((0, 1))", "x = math.factorial(3)", "x = y.quantile(q, 0)",
+        "x = torch.quantile(y, q, 0)", "x = torch.topk(y, 3)", "x = y.topk(3)",
     ],
 )  # fmt: skip
 def test_indices_shapes_dimensions_and_counts_are_no_constants(statement: str) -> None:
     assert constants(statement) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        ("x = torch.full((4, 4), 2)", [2]), ("x = y.new_full([3], -1)", [-1]),
+        ("x = torch.full(size=(4, 4), fill_value=2)", [2]),
+        ("x = {1: 3, 2: 0.5}", [3, 0.5]), ("x = math.sqrt(2)", [2]), ("x = sqrt(2)", [2]),
+        ("x = torch.quantile(y, 1)", [1]), ("x = y.quantile(1, 0)", [1]), ("x = torch.topk(2 * y, 3)", [2]),
+        ("x = (2 * y).view(4)", [2]), ("x = torch.stack([2 * y, z], 0)", [2]), ("y = 3 * z\nx = torch.topk(y, 5)", [3]),
+        ("x = torch.tensor([1, 2])", [1, 2]),
+    ],
+)  # fmt: skip
+def test_the_place_in_a_call_decides(statement: str, values: list[float]) -> None:
+    assert [c.value for c in constants(statement)] == values
 
 
 def test_the_neutral_values() -> None:
