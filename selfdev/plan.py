@@ -263,7 +263,7 @@ def _generate(config: RunConfig, model: Shape, work: Work) -> Phase:
 
 
 def _judge(config: RunConfig, generator: Shape, judge: Shape, work: Work) -> Phase:
-    """Verifiers that ask a model, all loaded at once: one pass over a batch of samples behind what they share, held once."""
+    """Verifiers that ask a model, all loaded at once: one pass over a batch of samples behind what they share."""
     gap, names = config.gap, set(config.gap.verifiers)
     rank, readers = config.train.lora_rank, dict[tuple[str, bool], Shape]()
     if names & set(ASKING):

@@ -106,7 +106,7 @@ def selfimprove(
         train={
             "learning_rate": learning_rate,
             "batch_size": batch_size,
-            "micro_batch": micro_batch or batch_size,
+            "micro_batch": batch_size if micro_batch is None else micro_batch,
             "lora_rank": lora_rank,
         },
         cross={"schedule": cross, "share": cross_share, "data": _text(cross_data)},
@@ -140,7 +140,9 @@ def execute(config: ImproveConfig, out: Path, console: Console) -> dict[str, Any
     torch.set_num_threads(config.threads)
     context = getattr(load_config(config.model), "max_position_embeddings", None)
     problems = load_problems(config)
-    improve.check_external(problems, load_tokenizer(config.model), context)
+    tokenizer = load_tokenizer(config.model)
+    improve.check_external(problems, tokenizer, context)
+    improve.check_verifier(config, problems, tokenizer)
     for note in problems.notes:
         _plain(console, f"warning: {note}")
     with Directory(out, config, {"model": fingerprint(config.model)} | problems.facts) as directory:
@@ -153,7 +155,8 @@ def execute(config: ImproveConfig, out: Path, console: Console) -> dict[str, Any
         found = summary.result(config, done)
         write_atomic(out / "result.json", json.dumps(found, indent=2) + "\n")
     console.print(summary.points_table(done.points))
-    gap.fit(out / "curves.csv", seed=config.seed)
+    if found["one_rate"] is not None:
+        gap.fit(out / "curves.csv", seed=config.seed)
     for line in summary.lines(config, found):
         _plain(console, line)
     _plain(console, f"curves: {out / 'curves.csv'} (`selfdev gap fit` reads it), all else: {out}")
@@ -218,7 +221,8 @@ class ConsoleView:
         _plain(
             self._console,
             f"time {point.time:g}: U_s {point.mean('solver'):.3f}, U_v {point.mean('verifier'):.3f}, "
-            f"gap {point.gap:.3f}, J(f) {point.mean('score'):.3f}, J(f[w]) {point.mean('selected_score'):.3f}",
+            f"gap {point.gap:.3f}, J(f) {point.mean('score'):.3f}, J(f[w]) {point.mean('selected_score'):.3f}, "
+            f"kept of {point.kept} of {len(point.questions)} questions",
         )
 
     def trained(self, epoch: int, trained: Trained) -> None:

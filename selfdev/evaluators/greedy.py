@@ -70,6 +70,7 @@ class GreedyDecoder:
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
+        self._room = max_new_tokens  # tokens that a row's cache is laid out for
         self._stops = StopStrings(tokenizer, stop)
         self._end_ids = _end_ids(model, tokenizer, stop)
         self._share_prefix = share_prefix
@@ -106,7 +107,7 @@ class GreedyDecoder:
         return [self._completion(row) for row in rows], [row.tokens for row in rows]
 
     def forecast(self, prompts: Sequence[str]) -> Workload:
-        """Tokens, and seconds at most, measured by generating a few tokens for the first batch."""
+        """Tokens, and seconds at most, measured by generating a few tokens for the first batch in a full-size cache."""
         encoded = self._encode(prompts)
         shared = self._shared_tokens(encoded)
         probe = copy.copy(self)
@@ -199,7 +200,7 @@ class GreedyDecoder:
 
     def _row_cache(self, prefix: DynamicCache | None, rows: int, width: int) -> tuple[Cache, dict[str, Any]]:
         """Where the keys and values of a batch go, and what else the model must be given for it."""
-        own = width + self._max_new_tokens - 1  # the model is not asked about the last token
+        own = width + self._room - 1  # the model is not asked about the last token
         if prefix is None:
             return roomy_cache(DynamicCache(config=self._model.config), rows, own), {}
         if self._one_copy and (cache := prefix_cache(prefix, own)) is not None:

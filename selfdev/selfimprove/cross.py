@@ -34,16 +34,16 @@ def counts(total: int, fractions: Sequence[float]) -> list[int]:
 
 
 def gamma(verifier: Sequence[float], rows: Sequence[int], confidence: float = 0.95) -> Estimate | None:
-    """The paper's constant from U_v at the ends of the epochs; None without external rows.
+    """The paper's constant from U_v at the ends of the epochs; None without external rows, or where a U_v is missing.
 
     As the paper defines it, before and after are the ends of two epochs that follow each other, so what the model
     taught itself in between counts too: compare with a run without external answers before reading it as their effect.
 
     Args:
-        verifier: U_v at times 0, 1, ..., epochs.
+        verifier: U_v at times 0, 1, ..., epochs; nan where the verifier kept nothing.
         rows: external rows of each epoch.
     """
     total = sum(rows)
-    if not total or min(verifier) <= 0:
+    if not total or not all(value > 0 for value in verifier):
         return None
     return fit_gamma(verifier[:-1], verifier[1:], [count / total for count in rows], confidence)

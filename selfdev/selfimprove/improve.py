@@ -40,6 +40,7 @@ from selfdev.verifiers.base import Response
 from selfdev.verifiers.recorded import Likelihood, Majority
 
 RECORD = "selfdev_sft.json"  # in an adapter's directory: what its epoch did
+GRADES = "A-E"  # of verifier `quality`
 OPTIMIZER = "optimizer.pt"  # beside it: the optimiser's state at its end
 
 
@@ -274,6 +275,21 @@ def judge(
     return [found[q.id] for q in questions]
 
 
+def check_verifier(config: ImproveConfig, problems: Problems, tokenizer: Any) -> None:
+    """Refuse, before anything is drawn, a verifier that cannot ask this model about the longest question.
+
+    Raises:
+        UsageError: its tokenizer does not tell the answers apart, it has no chat template, or no room for a question.
+    """
+    from selfdev.verifiers.model import check_questions
+
+    asked = [problems.plain.get(q.id, q.prompt) for q in (*problems.train, *problems.measure)]
+    longest = max(asked, key=lambda prompt: len(tokenizer(prompt)["input_ids"]))
+    check_questions(
+        [config.select], config.model, config.task.chat_template, longest, GRADES, problems.max_new_tokens
+    )  # fmt: skip
+
+
 def _judge_missing(
     run: Run,
     path: Path,
@@ -294,7 +310,7 @@ def _judge_missing(
     try:
         for question, group in list(zip(questions, responses, strict=True))[first:]:
             task = run.problems.plain.get(question.id, question.prompt)
-            verifier = TrueFalse(scorer, task) if config.select == "true-false" else Quality(scorer, task)
+            verifier = TrueFalse(scorer, task) if config.select == "true-false" else Quality(scorer, task, GRADES)
             scores = [judgement.score for judgement in verifier.score(group)]
             append_rows(path, [{"question": question.id, "qualities": scores}])
             advance(1)

@@ -1,11 +1,15 @@
 """Solver and verifier capability, measured on N samples a question. Pure.
 
 U_s: mean total NLL of one sample; U_v: total NLL of the sample that the verifier selects (Sun et al., arXiv 2507.00075,
-section 3); G = U_s - U_v. All N samples estimate U_s, not one of them as in the paper: the same quantity, less noise.
-J(f) is the mean correctness of a sample, J(f[w]) that of the selected one; relative gap (J(f[w]) - J(f)) / (1 - J(f)),
-pooled over questions (Song et al., arXiv 2412.02674). NLL in nats at temperature 1, whatever the sampling temperature.
+section 3); G = U_s - U_v. Both are over the same samples: those that ended by themselves, of the questions of which the
+verifier keeps one. A sample that the token limit cut has an NLL of nothing in particular, and can not be selected; U_s
+over all samples of all questions is `solver_all`, beside it. All finished samples estimate U_s, not one of them as in
+the paper: the same quantity, less noise. J(f) is the mean correctness of a sample, cut ones included, J(f[w]) that of
+the selected one; relative gap (J(f[w]) - J(f)) / (1 - J(f)), pooled over the questions of which one is kept (Song et
+al., arXiv 2412.02674). NLL in nats at temperature 1, whatever the sampling temperature.
 
-Where a verifier keeps nothing it chooses nothing: the solver's own mean stands in, and the question adds no gap.
+A question of which the verifier keeps nothing has no U_v (nan), and `kept` says how many have one. Where that number
+changes from time to time, so does the mixture of questions behind a curve.
 
 Standard errors are over questions. `*_level_se` is that of a single point. `solver_se` and `verifier_se` are those of a
 point beside the other points: the same questions are asked every time, so what makes a question hard always is no noise
@@ -15,16 +19,18 @@ of the curve and is taken out (Cousineau 2005, with the correction of Morey 2008
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import StringIO
-from math import sqrt
+from math import isnan, nan, sqrt
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfdev.dynamics import Curve
+from selfdev.dynamics.curves import FEWEST
 from selfdev.selfimprove.selection import Sampled, select
 
 Array = NDArray[np.float64]
@@ -42,15 +48,16 @@ class Answered:
 class QuestionValues:
     """What N samples say about one question."""
 
-    solver: float  # nats
-    verifier: float
-    solver_per_token: float  # nats per token
-    verifier_per_token: float
+    solver: float  # nats; nan where nothing is kept, as are the others marked with *
+    verifier: float  # *
+    solver_all: float  # over all samples, whether they ended or were cut
+    solver_per_token: float  # nats per token *
+    verifier_per_token: float  # *
     tokens: float  # of one sample, the end token included
-    selected_tokens: float
+    selected_tokens: float  # *
     score: float  # share of right samples
-    selected_score: float
-    quality: float  # that the verifier grants the selected sample
+    selected_score: float  # *
+    quality: float  # that the verifier grants the selected sample *
     any_right: float  # 1 where one of the N samples is right
     answers: float  # different final answers over N
     kept: float  # 1 where the verifier keeps a sample
@@ -65,8 +72,14 @@ class Point:
     questions: tuple[QuestionValues, ...]
 
     def mean(self, name: str) -> float:
-        """Over the questions."""
-        return fmean(getattr(question, name) for question in self.questions)
+        """Over the questions that have the value; nan where none has."""
+        values = [value for question in self.questions if not isnan(value := getattr(question, name))]
+        return fmean(values) if values else nan
+
+    @property
+    def kept(self) -> int:
+        """Questions of which the verifier keeps a sample."""
+        return sum(question.kept > 0 for question in self.questions)
 
     @property
     def gap(self) -> float:
@@ -75,34 +88,36 @@ class Point:
 
     @property
     def relative_gap(self) -> float | None:
-        """Of correctness; None where every sample is right."""
-        room = 1 - self.mean("score")
-        return (self.mean("selected_score") - self.mean("score")) / room if room > 0 else None
+        """Of correctness; None where every sample is right, or none is kept."""
+        rows = [question for question in self.questions if question.kept]
+        score = fmean(row.score for row in rows) if rows else 1.0
+        return (self.mean("selected_score") - score) / (1 - score) if score < 1 else None
 
 
 def question_values(answered: Sequence[Answered], threshold: float) -> QuestionValues:
     """One question's values."""
     samples = [a.sampled for a in answered]
     place = select(samples, threshold)
-    chosen = range(len(samples)) if place is None else [place]
+    chosen = None if place is None else answered[place]
+    finished = [] if chosen is None else [s for s in samples if not s.truncated]
 
-    def both(values: Sequence[float]) -> tuple[float, float]:
-        return fmean(values), fmean(values[i] for i in chosen)
+    def of_finished(value: Callable[[Sampled], float]) -> float:
+        return fmean(map(value, finished)) if finished else nan
 
-    solver, verifier = both([s.response.nll for s in samples])
-    solver_per_token, verifier_per_token = both([s.nll_per_token for s in samples])
-    tokens, selected_tokens = both([float(s.response.tokens) for s in samples])
-    score, selected_score = both([float(a.correct) for a in answered])
+    def of_chosen(value: Callable[[Answered], float]) -> float:
+        return nan if chosen is None else float(value(chosen))
+
     return QuestionValues(
-        solver=solver,
-        verifier=verifier,
-        solver_per_token=solver_per_token,
-        verifier_per_token=verifier_per_token,
-        tokens=tokens,
-        selected_tokens=selected_tokens,
-        score=score,
-        selected_score=selected_score,
-        quality=both([s.quality for s in samples])[1],
+        solver=of_finished(lambda s: s.response.nll),
+        verifier=of_chosen(lambda a: a.sampled.response.nll),
+        solver_all=fmean(s.response.nll for s in samples),
+        solver_per_token=of_finished(lambda s: s.nll_per_token),
+        verifier_per_token=of_chosen(lambda a: a.sampled.nll_per_token),
+        tokens=fmean(s.response.tokens for s in samples),
+        selected_tokens=of_chosen(lambda a: a.sampled.response.tokens),
+        score=fmean(a.correct for a in answered),
+        selected_score=of_chosen(lambda a: a.correct),
+        quality=of_chosen(lambda a: a.sampled.quality),
         any_right=float(any(a.correct for a in answered)),
         answers=len({s.response.answer for s in samples} - {None}) / len(samples),
         kept=float(place is not None),
@@ -111,13 +126,15 @@ def question_values(answered: Sequence[Answered], threshold: float) -> QuestionV
 
 
 def table(points: Sequence[Point], name: str) -> Array:
-    """Values of each question: (times, questions)."""
+    """Values of each question, nan where it has none: (times, questions)."""
     return np.array([[getattr(question, name) for question in point.questions] for point in points], dtype=np.float64)
 
 
 def level_errors(values: Array) -> Array:
-    """Standard error of each time's mean over the questions, (times,), from values (times, questions)."""
-    return np.asarray(values.std(axis=1, ddof=1) / sqrt(values.shape[1]), dtype=np.float64)
+    """Standard error of each time's mean over the questions, (times,), from values (times, questions); nan of one."""
+    held: Any = np.ma.masked_invalid(values)
+    errors = held.std(axis=1, ddof=1) / np.ma.sqrt(held.count(axis=1))
+    return np.asarray(np.ma.filled(errors, np.nan), dtype=np.float64)
 
 
 def curve_errors(values: Array) -> Array:
@@ -125,18 +142,29 @@ def curve_errors(values: Array) -> Array:
     times = len(values)
     if times < 2:
         return level_errors(values)
-    return level_errors(values - values.mean(axis=0)) * sqrt(times / (times - 1))
+    held: Any = np.ma.masked_invalid(values)
+    return level_errors(np.ma.filled(held - held.mean(axis=0), np.nan)) * sqrt(times / (times - 1))
 
 
 def error_correlation(first: Array, second: Array) -> float:
     """Correlation of the errors of two curves' points, pooled over the times; 0 where one has none."""
-    rest = [v - v.mean(axis=0) - v.mean(axis=1, keepdims=True) + v.mean() for v in (first, second)]
+    held: list[Any] = [np.ma.masked_invalid(values) for values in (first, second)]
+    centred = [v - v.mean(axis=0) - v.mean(axis=1)[:, None] + v.mean() for v in held]
+    rest = [np.ma.filled(v, 0.0) for v in centred]
     size = float(np.sqrt((rest[0] ** 2).sum() * (rest[1] ** 2).sum()))
     return float(np.clip((rest[0] * rest[1]).sum() / size, -0.99, 0.99)) if size > 0 else 0.0
 
 
+def usable(points: Sequence[Point]) -> list[Point]:
+    """Those at which the verifier keeps a sample of some question."""
+    return [point for point in points if point.kept]
+
+
 def columns(points: Sequence[Point]) -> dict[str, list[float | None]]:
-    """The columns of a curves file. Standard errors that are 0 somewhere (no question differs) are left out."""
+    """The columns of a curves file; all points are usable ones.
+
+    Standard errors that are 0 somewhere (no question differs) are left out.
+    """
     found: dict[str, list[float | None]] = {
         "time": [p.time for p in points],
         "solver": [p.mean("solver") for p in points],
@@ -157,12 +185,16 @@ def columns(points: Sequence[Point]) -> dict[str, list[float | None]]:
     for field in fields(QuestionValues):
         if field.name not in (*found, "quality"):
             found[field.name] = [p.mean(field.name) for p in points]
-    return found
+    return {name: [_known(value) for value in values] for name, values in found.items()}
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or isnan(value) else value
 
 
 def to_csv(points: Sequence[Point]) -> str:
-    """A file that `selfdev gap fit` reads."""
-    found = columns(points)
+    """A file that `selfdev gap fit` reads; a measurement at which nothing was kept has no row."""
+    found = columns(held) if (held := usable(points)) else {name: [] for name in ("time", "solver", "verifier")}
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(found)
@@ -171,9 +203,12 @@ def to_csv(points: Sequence[Point]) -> str:
     return stream.getvalue()
 
 
-def to_curve(points: Sequence[Point], name: str = "") -> Curve:
-    """The points as what `selfdev.dynamics` fits."""
-    found = {key: tuple(value for value in values if value is not None) for key, values in columns(points).items()}
+def to_curve(points: Sequence[Point], name: str = "") -> Curve | None:
+    """The points as what `selfdev.dynamics` fits; None where too few are usable."""
+    held = usable(points)
+    if len(held) < FEWEST:
+        return None
+    found = {key: tuple(value for value in values if value is not None) for key, values in columns(held).items()}
     return Curve(
         times=found["time"],
         solver=found["solver"],
@@ -189,6 +224,6 @@ def to_curve(points: Sequence[Point], name: str = "") -> Curve:
 
 
 def summary(point: Point) -> dict[str, float | None]:
-    """Means over the questions, by name."""
-    means: dict[str, float | None] = {name: point.mean(name) for name in asdict(point.questions[0])}
-    return {"time": point.time, **means, "gap": point.gap, "relative_gap": point.relative_gap}
+    """Means over the questions that have the value, by name; None where none has."""
+    means = {name: _known(point.mean(name)) for name in asdict(point.questions[0])}
+    return {"time": point.time, **means, "gap": _known(point.gap), "relative_gap": point.relative_gap}

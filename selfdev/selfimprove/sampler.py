@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdev.decoding import pick_tokens
+from selfdev.errors import StageError
 from selfdev.evaluators.greedy import GreedyDecoder, Row
 
 _ANCHOR = 8  # prompt tokens decoded together with a completion, so that its first token keeps its leading space
@@ -119,14 +120,24 @@ class PromptSampler(GreedyDecoder):
             yield [self._drawn(draw, encoded[lead.index]) for lead in leads for draw in lead.draws]
 
     def cost(self, prompts: Sequence[str], samples: int) -> Cost:
-        """Measured by drawing a few tokens of the first batch."""
+        """Measured by drawing a few tokens of the first batch, the longest one, in a cache of its full size.
+
+        Raises:
+            StageError: the device has no room for it.
+        """
         probe = copy.copy(self)
         probe._max_new_tokens = min(_PROBE_TOKENS, self._max_new_tokens)
         probe._ticks = []
         batches = self.plan(prompts, samples)
         own = [prompts[prompt] for prompt, _ in batches[0]]
         begin = time.perf_counter()
-        next(probe.draw(own, [range(min(samples, self._batch_size))] * len(own)))
+        try:
+            next(probe.draw(own, [range(min(samples, self._batch_size))] * len(own)))
+        except torch.OutOfMemoryError:
+            raise StageError(
+                f"the device has no room to draw {sum(len(piece) for _, piece in batches[0])} samples of up to "
+                f"{self._max_new_tokens} tokens at once; lower --sample-batch ({self._batch_size}) or --max-new-tokens"
+            ) from None
         first, last, steps = probe._ticks[0] - begin, probe._ticks[-1] - probe._ticks[0], len(probe._ticks) - 1
         seconds = len(batches) * (first + (self._max_new_tokens - 1) * (last / steps if steps else 0.0))
         tokens = [len(ids) for ids in self._encode(prompts)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from rich.table import Table
@@ -16,32 +16,46 @@ from selfdev.selfimprove.improve import Improvement
 from selfdev.selfimprove.measure import Point, level_errors, summary, table, to_curve
 from selfdev.selfimprove.settings import ImproveConfig
 
+FITTED = ("one_rate", "a_rate_each", "r2_one_rate", "equal_rates_p", "forecast")
 CHANGE = {"score": "J(f)", "solver": "U_s", "verifier": "U_v"}
 
 
 def points_table(points: Sequence[Point]) -> Table:
-    """One row per measurement; +- is the standard error of the row alone, over questions."""
-    heads = ("time", "U_s", "U_v", "gap", "per token", "tokens", "J(f)", r"J(f\[w])", "pass@N")
-    found = Table(*heads, title="measurement questions", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    """One row per measurement; +- is the standard error of the row alone, over questions. Fits 80 columns."""
+    heads = ("time", "U_s", "U_v", "gap", "all", "tokens", "J(f)", r"J(f\[w])", "pass@N", "kept", "cut")
+    found = Table(
+        *heads, title="measurement questions", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for point in points:
         found.add_row(
-            f"{point.time:g}",
+            f"{point.time:.3g}",
             _with_error(point, "solver"),
             _with_error(point, "verifier"),
-            f"{point.gap:.3f}",
-            f"{point.mean('solver_per_token'):.3f} {point.mean('verifier_per_token'):.3f}",
-            f"{point.mean('tokens'):.1f} {point.mean('selected_tokens'):.1f}",
-            f"{point.mean('score'):.3f}",
-            f"{point.mean('selected_score'):.3f}",
-            f"{point.mean('any_right'):.3f}",
+            _number(point.gap, 2),
+            _number(point.mean("solver_all"), 2),
+            f"{_number(point.mean('tokens'), 0)} {_number(point.mean('selected_tokens'), 0)}",
+            _number(point.mean("score"), 3),
+            _number(point.mean("selected_score"), 3),
+            _number(point.mean("any_right"), 3),
+            f"{point.kept}/{len(point.questions)}",
+            f"{point.mean('truncated'):.0%}",
         )
-    found.caption = "uncertainty in nats; two values: a sample, the selected one; J: share of right answers"
+    found.caption = (
+        "uncertainty in nats: U_s and U_v over samples that ended, of the questions of which the verifier keeps one\n"
+        "(kept); all: U_s over all samples; tokens: of a sample, of the selected one; J: share of right answers;\n"
+        "cut: share of samples that the token limit cut"
+    )
     found.caption_justify = "left"
     return found
 
 
+def _number(value: float, digits: int) -> str:
+    return "-" if isnan(value) else f"{value:.{digits}f}"
+
+
 def _with_error(point: Point, name: str) -> str:
-    return f"{point.mean(name):.3f} ±{level_errors(table([point], name))[0]:.3f}"
+    error = float(level_errors(table([point], name))[0])
+    return _number(point.mean(name), 2) + ("" if isnan(error) else f" ±{error:.2f}")
 
 
 def end_forecast(curve: Curve, until: float) -> dict[str, Any] | None:
@@ -77,14 +91,22 @@ def _miss(curve: Curve, name: str, value: float) -> float | None:
 def result(config: ImproveConfig, done: Improvement) -> dict[str, Any]:
     """Everything found, as JSON."""
     curve = to_curve(done.points)
-    found = fit(curve, seed=config.seed)
     rows = [trained.external for trained in done.trained]
     constant = cross.gamma([point.mean("verifier") for point in done.ends], rows)
-    names = ("rate", "ratio", "gap_limit", "solver_limit", "verifier_limit", "next_gain")
     return {
         "points": [summary(point) for point in done.points],
         "train_points": [summary(point) for point in done.train_points],
         "trained": [asdict(trained) for trained in done.trained],
+        **(dict.fromkeys(FITTED) if curve is None else fits(curve, config)),
+        "external": {"rows": rows, "gamma": None if constant is None else as_json(constant)},
+    }
+
+
+def fits(curve: Curve, config: ImproveConfig) -> dict[str, Any]:
+    """What is fitted to the curve of the measurement questions, as JSON; its keys are `FITTED`."""
+    found = fit(curve, seed=config.seed)
+    names = ("rate", "ratio", "gap_limit", "solver_limit", "verifier_limit", "next_gain")
+    return {
         "one_rate": {name: as_json(getattr(found, name)) for name in names},
         "a_rate_each": {
             name: {"rate": as_json(alone.rate), "limit": as_json(alone.limit), "r2": alone.r2}
@@ -93,7 +115,6 @@ def result(config: ImproveConfig, done: Improvement) -> dict[str, Any]:
         "r2_one_rate": list(found.r2),
         "equal_rates_p": found.equal_rates_p,
         "forecast": end_forecast(curve, config.early_end),
-        "external": {"rows": rows, "gamma": None if constant is None else as_json(constant)},
     }
 
 
@@ -106,7 +127,11 @@ def lines(config: ImproveConfig, found: dict[str, Any]) -> list[str]:
     """What a user reads below the tables."""
     said = []
     first, last = found["points"][0], found["points"][-1]
-    said.append("change over all epochs: " + ", ".join(f"{w} {last[n] - first[n]:+.3f}" for n, w in CHANGE.items()))
+    changed = {word: last[n] - first[n] for n, word in CHANGE.items() if None not in (first[n], last[n])}
+    said.append("change over all epochs: " + ", ".join(f"{word} {value:+.3f}" for word, value in changed.items()))
+    if found["one_rate"] is None:
+        said.append("no fit: at fewer than 3 measurements the verifier kept a sample; lower --threshold, or give more "
+                    "--max-new-tokens")  # fmt: skip
     ahead = found["forecast"]
     if ahead is not None:
         told = ", ".join(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import exp, isnan, nan, sqrt
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from selfdev.cli.gap import read_curves
 from selfdev.selfimprove import cross
@@ -18,12 +20,13 @@ from selfdev.selfimprove.measure import (
     error_correlation,
     level_errors,
     question_values,
+    summary,
     table,
     to_csv,
     to_curve,
 )
 from selfdev.selfimprove.selection import Sampled, select
-from selfdev.selfimprove.summary import end_forecast
+from selfdev.selfimprove.summary import end_forecast, points_table
 from selfdev.verifiers.base import Response
 
 
@@ -77,17 +80,53 @@ def test_values_of_a_question_by_hand() -> None:
         Answered(sampled(8.0, 8, 0.2, truncated=True, answer=None), True),
     ]
     values = question_values(answered, 0.0)
-    assert (values.solver, values.verifier) == (5.0, 3.0)  # totals, though the selection is per token
-    assert values.solver_per_token == pytest.approx((0.5 + 0.3 + 1 + 1) / 4)
+    # totals, though the selection is per token; the cut sample counts in one of them
+    assert (values.solver, values.solver_all, values.verifier) == (4.0, 5.0, 3.0)
+    assert values.solver_per_token == pytest.approx((0.5 + 0.3 + 1) / 3)
     assert values.verifier_per_token == pytest.approx(0.3)
     assert (values.tokens, values.selected_tokens) == (29 / 4, 10.0)
     assert (values.score, values.selected_score, values.any_right) == (0.5, 0.0, 1.0)
     assert (values.quality, values.answers, values.kept, values.truncated) == (0.7, 0.5, 1.0, 0.25)
 
 
-def test_a_verifier_that_keeps_nothing_adds_no_gap() -> None:
-    values = question_values([Answered(sampled(2.0, 4, 0.5), True), Answered(sampled(4.0, 4, 0.5), False)], 0.9)
-    assert (values.solver, values.verifier, values.score, values.selected_score, values.kept) == (3, 3, 0.5, 0.5, 0)
+def test_where_nothing_is_kept_there_is_no_gap_and_the_count_says_so() -> None:
+    unsure = question_values([Answered(sampled(2.0, 4, 0.5), True), Answered(sampled(4.0, 4, 0.5), False)], 0.9)
+    assert (unsure.solver_all, unsure.score, unsure.kept) == (3, 0.5, 0)
+    for name in ("solver", "verifier", "solver_per_token", "verifier_per_token", "selected_score", "quality"):
+        assert isnan(getattr(unsure, name))
+    sure = question_values([Answered(sampled(6.0, 4, 0.95), True), Answered(sampled(8.0, 4, 0.5), False)], 0.9)
+    both = Point(0, (unsure, sure))
+    assert (both.mean("solver"), both.mean("verifier"), both.gap) == (7, 6, 1)  # not (3 + 7) / 2 against (3 + 6) / 2
+    assert (both.mean("solver_all"), both.mean("score"), both.kept) == (5, 0.5, 1)
+    assert both.relative_gap == pytest.approx((1 - 0.5) / (1 - 0.5))
+    none = Point(0, (unsure, unsure))
+    assert (none.kept, none.relative_gap, summary(none)["verifier"], summary(none)["gap"]) == (0, None, None, None)
+    assert to_curve([none, both, both]) is None
+    assert to_csv([none, none]) == "time,solver,verifier\n"
+    assert [line.split(",")[0] for line in to_csv([none, both]).split()[1:]] == ["0"]
+
+
+def test_errors_leave_out_questions_without_a_value() -> None:
+    values = np.array([[2.0, 12.0, nan], [1.0, 12.0, 4.0], [nan, 5.0, nan]])
+    found = level_errors(values)
+    assert found[0] == pytest.approx(5.0)
+    assert found[1] == pytest.approx(np.std([1, 12, 4], ddof=1) / sqrt(3))
+    assert isnan(found[2])
+    # deviations from each question's own mean: 0.5 and 12 - 29/3
+    deviations = np.array([0.5, 12 - 29 / 3])
+    assert curve_errors(values)[0] == pytest.approx(np.std(deviations, ddof=1) / sqrt(2) * sqrt(3 / 2))
+    assert -0.99 <= error_correlation(values, values) <= 0.99
+
+
+def test_the_table_shows_what_is_left_out_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    cut = question_values([Answered(sampled(20.0, 40, truncated=True), False)] * 3 + [Answered(sampled(9, 9), True)], 0)
+    lost = question_values([Answered(sampled(20.0, 40, truncated=True), False)] * 4, 0)
+    Console(width=80).print(points_table([Point(10.5, (cut, lost) * 48), Point(11, (lost, lost))]))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split()[-3:] == ["pass@N", "kept", "cut"]
+    assert shown[2].split()[-2:] == ["48/96", "88%"]
+    assert max(map(len, shown)) <= 80
+    assert shown[3].split() == ["11", "-", "-", "-", "20.00", "40", "-", "0.000", "-", "0.000", "0/2", "100%"]
 
 
 def point(time: float, *rows: tuple[float, float, float]) -> Point:
@@ -131,6 +170,7 @@ def test_the_curves_file_is_what_gap_fit_reads(tmp_path: Path) -> None:
     (tmp_path / "curves.csv").write_text(to_csv(points), encoding="utf-8")
     (read,), ignored = read_curves(tmp_path / "curves.csv")
     made = to_curve(points)
+    assert made is not None
     assert read.times == (0, 0.5, 1)
     for name in ("solver", "verifier", "solver_se", "verifier_se", "score", "assessed"):
         assert getattr(read, name) == pytest.approx(getattr(made, name))
@@ -141,6 +181,7 @@ def test_the_curves_file_is_what_gap_fit_reads(tmp_path: Path) -> None:
 def test_errors_that_are_zero_are_left_out_instead_of_breaking_the_fit() -> None:
     same = [point(t, (1, 3, 0.5), (1, 3, 0.5)) for t in (0, 0.5, 1)]
     curve = to_curve(same)
+    assert curve is not None
     assert curve.solver_se is None
     assert curve.score_se is None
     assert "solver_se" not in to_csv(same)
@@ -193,6 +234,7 @@ def test_gamma_by_hand() -> None:
     assert found is not None
     assert found.value == pytest.approx(0.4)
     assert cross.gamma([2.0, 1.0], [0]) is None
+    assert cross.gamma([2.0, nan], [3]) is None
     one = cross.gamma([3.0, 2.0], [5])
     assert one is not None
     assert (one.value, one.bounded) == (0.5, False)

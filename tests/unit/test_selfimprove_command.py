@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -130,6 +131,19 @@ def test_one_that_is_stopped_again_and_again_ends_with_the_same(
         assert text(tmp_path / "run" / name) == text(finished[0] / name)
 
 
+def test_a_second_start_recomputes_everything_from_the_samples(
+    finished: tuple[Path, str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Also of a run that an earlier version has measured by other rules."""
+    out, _, found = finished
+    copy = tmp_path / "run"
+    shutil.copytree(out, copy)
+    for name in ("curves.csv", "curves-train.csv", "result.json"):
+        (copy / name).unlink()
+    assert execute(settings(), copy, Console(file=StringIO(), width=100)) == found
+    assert text(copy / "curves.csv") == text(out / "curves.csv")
+
+
 def test_a_second_start_does_nothing_twice(finished: tuple[Path, str, dict[str, Any]]) -> None:
     out, _, found = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".jsonl", ".safetensors")}
@@ -184,7 +198,10 @@ def test_a_model_that_keeps_nothing_is_measured_and_not_trained(tmp_path: Path) 
     stream = StringIO()
     found = execute(config, tmp_path / "run", Console(file=stream, width=100))
     assert [point["kept"] for point in found["points"]] == [0, 0, 0]
-    assert [point["gap"] for point in found["points"]] == [0, 0, 0]
+    assert [point["gap"] for point in found["points"]] == [None] * 3
+    assert all(point["solver_all"] > 0 for point in found["points"])
+    assert found["one_rate"] is found["forecast"] is None
+    assert "no fit: at fewer than 3 measurements the verifier kept a sample" in stream.getvalue()
     assert found["trained"][0]["rows"] == 0
     assert "epoch 1: 0 answers, 0 steps, nothing was kept" in stream.getvalue()
     qualities = read_rows(tmp_path / "run" / "measurements" / "00.quality.jsonl")
@@ -266,6 +283,8 @@ def test_bad_external_answers_are_refused(tmp_path: Path) -> None:
         (("--cross", "sometimes"), "selfimprove.cross.schedule"),
         (("--cross-share", "1.5"), "selfimprove.cross.share"),
         (("--batch-size", "8", "--micro-batch", "3"), "no multiple of micro_batch 3"),
+        (("--micro-batch", "0"), "selfimprove.train.micro_batch"),
+        (("--select", "quality", "--max-new-tokens", "100000"), "positions of"),
         (("--measure-questions", "1"), "at least 2"),
         (("--task", "chess"), "task.name"),
     ],

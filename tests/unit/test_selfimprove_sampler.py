@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import DynamicCache, LlamaForCausalLM
 
-from selfdev.errors import DataError
+from selfdev.errors import DataError, StageError
+from selfdev.evaluators.greedy import GreedyDecoder
 from selfdev.selfimprove.sampler import Drawn, PromptSampler
 from tests.tiny import tiny_llama, tiny_tokenizer
 
@@ -107,6 +110,26 @@ def test_cost_is_measured_without_drawing_everything(model: LlamaForCausalLM) ->
     assert cost.seconds > 0
     assert cost.tokens_per_second > 0
     assert cost.prompt_tokens == sum(map(len, PROMPTS)) / 4  # one token per byte
+
+
+def test_cost_is_measured_in_a_cache_of_full_size(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms, plain = [], GreedyDecoder._row_cache
+
+    def noting(self: GreedyDecoder, prefix: DynamicCache | None, rows: int, width: int) -> tuple[Any, dict[str, Any]]:
+        cache, extra = plain(self, prefix, rows, width)
+        rooms.append(cache.layers[0]._tokens - width)
+        return cache, extra
+
+    monkeypatch.setattr(GreedyDecoder, "_row_cache", noting)
+    sampler(model).cost(PROMPTS, 2)
+    assert rooms == [LIMIT - 1]  # five tokens are drawn, so four would do
+
+    def full(*_: object) -> object:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(GreedyDecoder, "_row_cache", full)
+    with pytest.raises(StageError, match=r"no room to draw 8 samples .* lower --sample-batch"):
+        sampler(model).cost(PROMPTS, 2)
 
 
 def test_prompts_without_tokens_are_refused(model: LlamaForCausalLM) -> None:
