@@ -41,8 +41,8 @@ def points_table(points: Sequence[Point]) -> Table:
             f"{point.mean('truncated'):.0%}",
         )
     found.caption = (
-        "uncertainty in nats: U_s and U_v over samples that ended, of the questions of which the verifier keeps one\n"
-        "(kept); all: U_s over all samples; tokens: of a sample, of the selected one; J: share of right answers;\n"
+        "uncertainty in nats: U_s and U_v over samples that ended, of the questions of which the verifier keeps one "
+        "(kept); all: U_s over all samples; tokens: of a sample, of the selected one; J: share of right answers; "
         "cut: share of samples that the token limit cut"
     )
     found.caption_justify = "left"
