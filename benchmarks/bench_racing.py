@@ -31,7 +31,7 @@ from selfdev.race import RaceRules, RaceState, Reason, estimate, log_e_values, q
 from selfdev.shrink import intact, shrunken_gains
 from selfdev.stats import discordant, e_bh, paired_interval
 from selfdev.store import Store
-from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split
+from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate
 
 SEED_ACCURACY = 0.7
 CANDIDATES = 96
@@ -250,14 +250,13 @@ def replay(directory: Path, orders: int) -> dict[str, Any]:
     """
     store = Store(directory / "store.sqlite", read_only=True)
     try:
-        seed_id = next(row.id for row in store.candidates(0) if row.kind == "seed")
-        seed = verdicts(store, seed_id)
-        iterations = {i: recorded(store, i, len(seed)) for i in sorted({c.iteration for c in store.scored()})}
+        numbers = sorted({c.iteration for c in store.scored()})
+        iterations = {i: (store.seed_verdicts(block_of(store, i)), recorded(store, i)) for i in numbers}
     finally:
         store.close()
     lines = [
         {"iteration": i, "candidates": len(rows), "questions": len(seed), **replay_iteration(seed, rows, orders)}
-        for i, rows in iterations.items()
+        for i, (seed, rows) in iterations.items()
         if len(rows) > 1
     ]
     return {"orders": orders, "iterations": show(f"replay of {directory}", lines)}
@@ -270,7 +269,8 @@ def beside(full: Path, raced: Path) -> dict[str, Any]:
         every, kept = whole.scored(1), fast.scored(1)
         if [c.completion for c in every] != [c.completion for c in kept]:
             raise SystemExit("the two runs did not draw the same programs in iteration 1")
-        rows = {c.index: verdicts(whole, c.id) for c in every if c.correct is not None and not c.duplicate_of}
+        answered = recorded(whole, 1)
+        rows = {c.index: answered[c.id] for c in every if c.id in answered}
         best = [c.index for c in by_score(every)[:5]]
         picked = [c.index for c in by_gain(kept)[:5]]
         seconds = [
@@ -294,15 +294,16 @@ def beside(full: Path, raced: Path) -> dict[str, Any]:
         fast.close()
 
 
-def verdicts(store: Store, candidate: str) -> list[bool]:
-    return [answer.correct for answer in store.answers(candidate, Split.DEV)]
+def block_of(store: Store, iteration: int) -> int:
+    """The block of dev questions that an iteration asks: its own, or the one for all."""
+    return iteration if store.seed_verdicts(iteration) else 0
 
 
-def recorded(store: Store, iteration: int, questions: int) -> dict[str, list[bool]]:
-    """Rows of the iteration's ranked candidates that answered everything."""
-    may_race = [c for c in store.scored(iteration) if c.correct is not None and not c.duplicate_of and not c.refused]
-    rows = {c.id: verdicts(store, c.id) for c in may_race}
-    return {name: row for name, row in rows.items() if len(row) == questions}
+def recorded(store: Store, iteration: int) -> dict[str, list[bool]]:
+    """Rows of the iteration's ranked candidates that answered all questions of its block, finals apart."""
+    ranked = {c.id for c in store.scored(iteration) if c.correct is not None and not c.duplicate_of and not c.refused}
+    rows = store.verdicts(iteration, "generated", block_of(store, iteration))
+    return {name: [bool(v) for v in row] for name, row in rows.items() if name in ranked and None not in row}
 
 
 def replay_iteration(seed: list[bool], rows: dict[str, list[bool]], orders: int) -> dict[str, Any]:
