@@ -66,7 +66,7 @@ def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> 
     nats = _table("solver-verifier gap: uncertainty, nats", ("verifier", "U_s", "U_v", "G", level, "G/token", "tokens"))
     seed = _table("programs beside the seed", ("ran", "gain", level, "better", "pass@N", level, "best@N"))
     judged = any("brier" in gap.quantities for gap in every)
-    heads = ("verifier", "gap", level, "relative", "AUC", level, *(("Brier",) if judged else ()))
+    heads = ("verifier", "gap", level, "rel.", "AUC", level, *(("Brier",) if judged else ()))
     judge = _table("solver-verifier gap: dev score", heads)
     for iteration, found in gaps.items():
         for name, gap in found.items():
@@ -78,7 +78,7 @@ def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> 
             )  # fmt: skip
             brier = [_cell(q.get("brier", Quantity(None)), ".2f")] if judged else []
             judge.add_row(
-                *where, _cell(q["score_gap"], "+.3f"), _interval(q["score_gap"], ".3f") or "-",
+                *where, _cell(q["score_gap"], "+.2f"), _interval(q["score_gap"], ".2f") or "-",
                 _cell(q["relative_gap"], "+.2f"), _cell(q["auc"], ".2f"), _plain_interval(q["auc"]), *brier,
             )  # fmt: skip
         if found:
@@ -100,7 +100,7 @@ def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> 
     )
     _caption(
         judge,
-        f"gap: dev score of the verifier's best of {n} over that of a program, same questions; relative: to 1 - J(f). "
+        f"gap: dev score of the verifier's best of {n} over that of a program, same questions; rel.: to 1 - J(f). "
         "AUC: for better",
     )
     return [nats, seed, judge]
@@ -120,7 +120,7 @@ def _listed(numbers: Iterable[int]) -> str:
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", justify="right")
+    table.add_column("", justify="right", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="left" if column == "verifier" else "right", no_wrap=True)
     return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from io import StringIO
 from itertools import combinations
 from math import comb, nan
 
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from selfdev.gap import JudgedSample, curve_of, distinct_share, is_better, mean_gain, measure, pick_shares
 from selfdev.gap_records import WORDS, Gap, Quantity, from_record
+from selfdev.report.gap import gap_tables
 
 QUESTIONS = 20
 WRONG = [False] * QUESTIONS  # the seed's verdicts: a score is a gain, and from 5 right answers on a program is better
@@ -325,6 +329,22 @@ def test_two_thousand_resamples_are_quick_and_repeat() -> None:
     assert time.perf_counter() - begun < 2  # on a busy machine; 0.1 s alone
     assert measure("v", samples, 16, 0.5, seed=7, reference=WRONG) == first
     assert measure("v", samples, 16, 0.5, seed=8, reference=WRONG) != first
+
+
+def test_tables_fit_80_columns() -> None:
+    wide = (-100.0, -200.0, 200.0, 1.0)
+    gap = measure("true-false", [A, B, C, D], 2, reference=WRONG)
+    assert gap is not None
+    bounded = {"auc": Quantity(0.5, 0.0, 1.0), "pass_at_n": Quantity(0.5, 0.0, 1.0), "brier": Quantity(0.25)}
+    quantities = dict.fromkeys(gap.quantities, Quantity(-1.0, -1.0, 1.0)) | bounded
+    quantities |= {name: Quantity(*wide) for name in ("solver_nll", "verifier_nll", "nll_gap")}
+    gaps = {i: {"implicit-reward": replace(gap, quantities=quantities)} for i in (1, 2)}
+    for table in gap_tables(gaps, {1: Quantity(-1.0, -1.0, 1.0)}, 0.95):
+        console = Console(width=80, record=True, file=StringIO())
+        console.print(table)
+        rows = [line for line in console.export_text().splitlines() if line.split()[:1] in (["1"], ["2"])]
+        assert len(rows) == 2, rows
+        assert not any("\u2026" in row for row in rows), rows
 
 
 # -- over iterations --------------------------------------------------------------------------------------------------
