@@ -164,12 +164,7 @@ def differences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, A
     them but the primary contrast, which is told apart."""
     told = {f"{a} - {b}": {name: over(paired(found, a, b, name)) for name in ENDS} for a, b in PAIRS}
     first, second, quantity = PRIMARY
-    others = [
-        told[pair][name]
-        for pair in told
-        for name in ENDS
-        if (pair, name) != (f"{first} - {second}", quantity)
-    ]
+    others = [told[pair][name] for pair in told for name in ENDS if (pair, name) != (f"{first} - {second}", quantity)]
     tested = [(row, p) for row in others if (p := p_value(row["values"])) is not None]
     for (row, p), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
         row |= {"p": rounded(p), "p_holm": rounded(adjusted)}
