@@ -119,7 +119,7 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", justify="right", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="left" if column == "verifier" else "right", no_wrap=True)
