@@ -310,8 +310,8 @@ def test_intervals_cover_where_few_are_better_or_run(population: dict[str, float
 def test_what_does_not_vary_has_no_interval() -> None:
     perfect = measure("v", [sample(1.0 + i, 1, 0.5, 1.0) for i in range(20)], 4, reference=WRONG)
     assert perfect is not None
-    for name in ("better", "pass_at_n", "solver_valid"):
-        assert perfect.quantities[name] == Quantity(1.0)
+    for name in ("better", "pass_at_n", "solver_valid", "solver_score"):
+        assert perfect.quantities[name] == Quantity(pytest.approx(1.0)), name
 
 
 def test_a_selection_of_everything_has_no_interval() -> None:
