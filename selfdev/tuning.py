@@ -95,13 +95,17 @@ def _rows(names: Sequence[str], sources: int) -> list[Method]:
 
 
 def _shuffled(row: Method, sources: int, seed: int) -> list[Point]:
-    found = [_point(row.name, point) for point in points(row.name, sources)]
+    usual = defaults(row.name, sources)  # written out in every program: the same values give the same text
+    found = [_point(row.name, usual | point, _label(point)) for point in points(row.name, sources)]
     random.Random(f"{seed} {row.name}").shuffle(found)
     return found
 
 
-def _point(name: str, given: dict[str, Value], label: str = "") -> Point:
-    label = label or " ".join(f"{key}={value}".replace(" ", "") for key, value in given.items())
+def _label(given: dict[str, Value]) -> str:
+    return " ".join(f"{key}={value}".replace(" ", "") for key, value in given.items())
+
+
+def _point(name: str, given: dict[str, Value], label: str) -> Point:
     return Point(name, f"{name} {label}".strip(), tuple(programs(name, given)))
 
 
@@ -269,7 +273,7 @@ def tuned_table(run: Run, names: Sequence[str]) -> Table:
     for row in tuned(run, names):
         gain, low, high = row.gain
         table.add_row(
-            row.method, row.name.removeprefix(row.method).strip() or "default", str(row.tried), f"{row.chosen_on:.3f}",
+            row.method, row.name.removeprefix(row.method).strip(), str(row.tried), f"{row.chosen_on:.3f}",
             f"{row.score:.3f}", f"{gain:+.3f}", f"{low:+.3f} to {high:+.3f}",
         )  # fmt: skip
     return table

@@ -251,6 +251,7 @@ def test_a_random_method_is_chosen_by_the_mean_of_its_seeds() -> None:
     assert {len(p.programs) for p in listed if p.method == "dare_linear"} == {3}
     assert len({p.programs for p in listed}) == len(listed)
     assert [p for p in listed if p.method == "slerp"] == listed_points(["slerp"], 3, 0)  # whatever else is tuned
+    assert [p.name for p in listed_points(["karcher"], 3, 0)] == ["karcher at its defaults"]  # it has no grid
     # two questions, two seeds of the method: it wins half of the first, the seed has the second
     gain, low, high = mean_gain([[True, True], [False, True]], [False, True])
     assert gain == pytest.approx(0.25)
