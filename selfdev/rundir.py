@@ -123,13 +123,28 @@ def check_run_directory(path: Path, config: RunConfig) -> None:
         raise RunError(f"{path} is a file; give another --run-dir")
     saved = path / CONFIG_NAME
     if saved.exists():
-        changed = differences(read_saved_config(path), json.loads(config.to_json()))
+        held = read_saved_config(path)
+        changed = differences(held, json.loads(config.to_json()))
+        if changed and all(_absent(held, line.partition(":")[0]) for line in changed):
+            raise RunError(
+                f"{path} was begun by an older version, without settings that this one has "
+                f"({', '.join(line.partition(':')[0] for line in changed[:4])}, ...): it can be shown, not continued"
+            )
         if changed:
             shown = "; ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
             raise RunError(f"{path} belongs to a run of another configuration ({shown}); give another --run-dir")
     elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
         raise RunError(f"{path} is not empty and not a run directory (no {CONFIG_NAME}); give another --run-dir")
     _probe_writable(path)
+
+
+def _absent(values: object, dotted: str) -> bool:
+    """Whether a configuration has no such key at all."""
+    for key in dotted.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return True
+        values = values[key]
+    return False
 
 
 def _probe_writable(path: Path) -> None:

@@ -92,6 +92,8 @@ def baselines(
         place, work = run, opened(run, console)
     else:
         resolved = resolve(preset, config, assignments, seed, None, None, None)
+        if budget is not None:
+            _check_budget(budget, resolved.task.dev_size)
         place = run_dir or Path("runs") / f"{config.stem if config else preset}-baselines-seed{resolved.seed}"
         work = begun(place, resolved, console)
     with work as opened_run:
@@ -110,8 +112,12 @@ def _tune(run: Run, names: list[str], budget: int, console: Console) -> None:
 
     size = len(run.block_of(0))
     check_block(size)
-    if budget < size:
-        raise UsageError(f"--budget {budget} given; one program answers {size} dev questions, so that is the least")
+    _check_budget(budget, size)
     plain(console, f"tuning: at most {budget} question-evaluations, {budget // size} programs x {size} questions")
     tune(run, names, budget)
     console.print(tuned_table(run, names))
+
+
+def _check_budget(budget: int, size: int) -> None:
+    if budget < size:
+        raise UsageError(f"--budget {budget} given; one program answers {size} dev questions, so that is the least")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,19 @@ from selfdev.errors import RunError
 from selfdev.rundir import RunDirectory, check_run_directory, read_saved_config, write_atomic
 
 CONFIG = load_config(overrides={"seed": 5})
+
+
+def test_a_run_of_an_older_version_is_called_that(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run", CONFIG) as directory:
+        directory.begin()
+    saved = json.loads(CONFIG.to_json())
+    del saved["gap"]["samples"], saved["dev"]["fresh"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(RunError, match=r"older version.*dev\.fresh.*can be shown, not continued"):
+        check_run_directory(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved | {"seed": 6}))
+    with pytest.raises(RunError, match="another configuration"):
+        check_run_directory(tmp_path / "run", CONFIG)
 
 
 def test_a_directory_is_made_and_opened_again(tmp_path: Path) -> None:
