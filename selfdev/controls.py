@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from selfdev.baselines.registry import METHODS, Value, defaults, method_source, points, programs
-from selfdev.errors import RunError, UsageError
+from selfdev.baselines.registry import METHODS, Value, defaults, described, method_source, points, programs
+from selfdev.errors import UsageError
 from selfdev.evaluation import (
     Run,
     answer_again,
+    check_ended,
     confirm,
     evaluate_iteration,
     held_out_count,
@@ -65,8 +66,7 @@ def control(run: Run, arm: str, repeat: int = 0) -> str:
     """
     if arm not in ARMS:
         raise UsageError(f"there is no control {arm!r}; there are: {', '.join(ARMS)}")
-    if len(run.store.iterations()) < run.iterations or not run.store.winners():
-        raise RunError(f"{run.directory.path} has not ended; `selfdev run` with its configuration goes on with it")
+    check_ended(run.store, run.config)
     kind = arm if repeat == 0 else f"{arm} {repeat + 1}"
     for iteration in range(1, run.iterations + 1):
         budget = budget_of(run, iteration)
@@ -231,11 +231,6 @@ def _program(rule: str, sources: int, choose: Callable[[str, float, float], floa
         given = {share: round(choose(f"{rule} {share}", low, high), 4)}
         given["SCALE"] = round(choose(f"{rule} SCALE", 0.1, 1.5), 4)
     return described(rule, given), method_source(rule, **given)
-
-
-def described(rule: str, given: dict[str, Value]) -> str:
-    """A rule and its parameters, for people."""
-    return " ".join([rule, *(f"{name}={value}".replace(" ", "") for name, value in given.items())])
 
 
 def _tuned(run: Run, kind: str) -> Draw:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from selfdev.compute.base import Worker
 from selfdev.config import RunConfig
-from selfdev.errors import StageError, UsageError
+from selfdev.errors import RunError, StageError, UsageError
 from selfdev.pair import ranked
 from selfdev.race import RaceRules, RaceState, choose_block, least_budget, race
 from selfdev.report.live import RunView
@@ -49,6 +49,15 @@ class Run:
     def block_of(self, iteration: int) -> tuple[Question, ...]:
         """The dev questions of an iteration; 0 is the baselines'."""
         return self.parts.task.block(self.config.block_of(iteration))
+
+
+def check_ended(store: Store, config: RunConfig) -> None:
+    """
+    Raises:
+        RunError: the run goes on.
+    """
+    if len(store.iterations()) < (store.stopped_after() or config.iterations) or not store.winners():
+        raise RunError(f"{store.path.parent} has not ended; `selfdev run` with its configuration goes on with it")
 
 
 def held_out_count(config: RunConfig, questions: int) -> int:

@@ -541,24 +541,15 @@ class Store:
 
     def add_judgements(self, verifier: str, judgements: Mapping[str, Judgement]) -> None:
         """Record what a verifier says of candidates, all or none; judgements already there stay."""
-        with self.transaction():
-            self._db.executemany(
-                "INSERT OR IGNORE INTO judgement VALUES (?, ?, ?, ?, ?)",
-                [(i, verifier, j.score, j.nll, j.reference_nll) for i, j in judgements.items()],
-            )
+        self._add_judgements("judgement", verifier, judgements)
 
     def judgements(self, iteration: int) -> dict[str, dict[str, Judgement]]:
         """Verifier -> candidate id -> judgement, of one iteration's samples in the order they were drawn."""
-        rows = self._db.execute(
-            """SELECT judgement.* FROM judgement JOIN candidate ON candidate.id = candidate_id
+        return self._judgements(
+            """SELECT judgement.*, candidate_id AS judged FROM judgement JOIN candidate ON candidate.id = candidate_id
                WHERE kind = 'generated' AND iteration = ? ORDER BY verifier, idx""",
-            (iteration,),
+            iteration,
         )
-        table: dict[str, dict[str, Judgement]] = {}
-        for r in rows:
-            found = Judgement(r["score"], r["nll"], r["reference_nll"])
-            table.setdefault(r["verifier"], {})[r["candidate_id"]] = found
-        return table
 
     def add_measured(self, rows: Iterable[MeasuredRow]) -> None:
         """Record samples for measurement, all or none; ones already there stay as they are."""
@@ -583,23 +574,28 @@ class Store:
 
     def add_measured_judgements(self, verifier: str, judgements: Mapping[str, Judgement]) -> None:
         """Record what a verifier says of samples for measurement, all or none; judgements already there stay."""
-        with self.transaction():
-            self._db.executemany(
-                "INSERT OR IGNORE INTO measured_judgement VALUES (?, ?, ?, ?, ?)",
-                [(i, verifier, j.score, j.nll, j.reference_nll) for i, j in judgements.items()],
-            )
+        self._add_judgements("measured_judgement", verifier, judgements)
 
     def measured_judgements(self, iteration: int) -> dict[str, dict[str, Judgement]]:
         """Verifier -> sample id -> judgement, of one iteration's samples for measurement, as they were drawn."""
-        rows = self._db.execute(
-            """SELECT measured_judgement.* FROM measured_judgement JOIN measured ON measured.id = measured_id
-               WHERE iteration = ? ORDER BY verifier, idx""",
-            (iteration,),
+        return self._judgements(
+            """SELECT measured_judgement.*, measured_id AS judged FROM measured_judgement
+               JOIN measured ON measured.id = measured_id WHERE iteration = ? ORDER BY verifier, idx""",
+            iteration,
         )
+
+    def _add_judgements(self, table: str, verifier: str, judgements: Mapping[str, Judgement]) -> None:
+        with self.transaction():
+            self._db.executemany(
+                f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?)",
+                [(i, verifier, j.score, j.nll, j.reference_nll) for i, j in judgements.items()],
+            )
+
+    def _judgements(self, query: str, iteration: int) -> dict[str, dict[str, Judgement]]:
         table: dict[str, dict[str, Judgement]] = {}
-        for r in rows:
+        for r in self._db.execute(query, (iteration,)):
             found = Judgement(r["score"], r["nll"], r["reference_nll"])
-            table.setdefault(r["verifier"], {})[r["measured_id"]] = found
+            table.setdefault(r["verifier"], {})[r["judged"]] = found
         return table
 
     # -- pairs, iterations, winners, time ---------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfdev.compute.base import Worker
-from selfdev.config import RunConfig
 from selfdev.errors import RunError, StageError, UsageError
 from selfdev.evaluation import Run, add_answers, lazy_worker, program_of, prompts_of, record
 from selfdev.generate import stream_seed
@@ -117,15 +116,6 @@ class Study:
     def against(self, row: CandidateRow, other: CandidateRow, questions: Sequence[Question]) -> tuple[int, int, int]:
         """(wins, losses, questions) of the first against the second, where both were asked."""
         return discordant(self.verdicts(row, questions), self.verdicts(other, questions))
-
-
-def check_ended(store: Store, config: RunConfig) -> None:
-    """
-    Raises:
-        RunError: the run goes on.
-    """
-    if len(store.iterations()) < (store.stopped_after() or config.iterations) or not store.winners():
-        raise RunError(f"{store.path.parent} has not ended; `selfdev run` with its configuration goes on with it")
 
 
 def subject(store: Store, name: str) -> CandidateRow:

@@ -18,7 +18,7 @@ from statistics import NormalDist, fmean, variance
 from rich import box
 from rich.table import Table
 
-from selfdev.baselines.registry import METHODS, WRAPPERS, Method, Value, defaults, points, programs
+from selfdev.baselines.registry import METHODS, WRAPPERS, Method, defaults, described, points, programs
 from selfdev.baselines.search import Soup, greedy_soup
 from selfdev.errors import StageError, UsageError
 from selfdev.evaluation import Run, lazy_worker, program_of, prompts_of, record
@@ -74,7 +74,7 @@ def listed_points(names: Sequence[str], sources: int, seed: int) -> list[Point]:
 def default_points(names: Sequence[str], sources: int) -> list[Point]:
     """These methods at their defaults; a single source has none."""
     return [
-        _point(row.name, defaults(row.name, sources), "at its defaults")
+        Point(row.name, f"{row.name} at its defaults", tuple(programs(row.name, defaults(row.name, sources))))
         for row in _rows(names, sources)
         if row.name != "single_source"
     ]
@@ -96,17 +96,12 @@ def _rows(names: Sequence[str], sources: int) -> list[Method]:
 
 def _shuffled(row: Method, sources: int, seed: int) -> list[Point]:
     usual = defaults(row.name, sources)  # written out in every program: the same values give the same text
-    found = [_point(row.name, usual | point, _label(point)) for point in points(row.name, sources)]
+    found = [
+        Point(row.name, described(row.name, point), tuple(programs(row.name, usual | point)))
+        for point in points(row.name, sources)
+    ]
     random.Random(f"{seed} {row.name}").shuffle(found)
     return found
-
-
-def _label(given: dict[str, Value]) -> str:
-    return " ".join(f"{key}={value}".replace(" ", "") for key, value in given.items())
-
-
-def _point(name: str, given: dict[str, Value], label: str) -> Point:
-    return Point(name, f"{name} {label}".strip(), tuple(programs(name, given)))
 
 
 def tune(run: Run, names: Sequence[str], budget: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfdev.compute.base import Worker
-from selfdev.config import RunConfig, SandboxConfig
+from selfdev.config import RunConfig, SandboxConfig, TaskConfig
 from selfdev.errors import DataError, StageError, UsageError
 from selfdev.generate import stream_seed
 from selfdev.generators.base import Generator
@@ -94,17 +94,23 @@ def load_run_task(config: RunConfig) -> Task:
     Raises:
         UsageError: `dev.fresh`, and the task has no more dev questions.
     """
-    from selfdev.tasks import load_task
-
-    task = load_task(config.task, config.seed, config.blocks)
-    if config.task.chat_template:
-        from selfdev.models import load_tokenizer
-        from selfdev.tasks.chat import with_chat
-
-        task = with_chat(task, load_tokenizer(config.models.seed))
+    task = _task_as_asked(config, config.task)
     if config.dev.fresh:
         task = _behind(config, task)
     return in_race_order(task, config.seed)
+
+
+def _task_as_asked(config: RunConfig, wanted: TaskConfig) -> Task:
+    """A task with its prompts as the merged models get them, in the task's own order."""
+    from selfdev.tasks import load_task
+
+    task = load_task(wanted, config.seed, config.blocks)
+    if not config.task.chat_template:
+        return task
+    from selfdev.models import load_tokenizer
+    from selfdev.tasks.chat import with_chat
+
+    return with_chat(task, load_tokenizer(config.models.seed))
 
 
 def _behind(config: RunConfig, task: Task) -> Task:
@@ -138,19 +144,11 @@ def fresh_questions(config: RunConfig, task: Task, envelope: Envelope, first: in
 
 def _wider_dev(config: RunConfig, count: int) -> tuple[Question, ...]:
     """At least so many dev questions, drawn as the run draws its own; none where there are too few."""
-    from selfdev.tasks import load_task
-
     larger = config.task.model_copy(update={"dev_size": -(-count // config.blocks), "test_size": 1})
     try:
-        wider = load_task(larger, config.seed, config.blocks)
+        return _task_as_asked(config, larger).dev
     except (DataError, UsageError):
         return ()
-    if config.task.chat_template:
-        from selfdev.models import load_tokenizer
-        from selfdev.tasks.chat import with_chat
-
-        wider = with_chat(wider, load_tokenizer(config.models.seed))
-    return wider.dev
 
 
 def in_race_order(task: Task, seed: int) -> Task:

@@ -337,6 +337,11 @@ def _values(parameter: Parameter, sources: int) -> tuple[Value, ...]:
     return parameter.grid
 
 
+def described(rule: str, given: dict[str, Value]) -> str:
+    """A rule and its parameters, for people."""
+    return " ".join([rule, *(f"{name}={value}".replace(" ", "") for name, value in given.items())])
+
+
 # Files and their constants.
 
 

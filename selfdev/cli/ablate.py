@@ -31,8 +31,9 @@ def ablate(
 ) -> None:
     """Remove each constant, branch and statement in turn, and find the simplest program that is not worse."""
     from selfdev import ablation
+    from selfdev.evaluation import check_ended
     from selfdev.report.ablation import ablation_report, write_simplest
-    from selfdev.study import check_ended, cost_line, subject
+    from selfdev.study import cost_line, subject
 
     console = Console()
     with opened(run, console) as work:

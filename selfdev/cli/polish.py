@@ -24,8 +24,9 @@ def polish(
 ) -> None:
     """Tune the constants of an algorithm, with Task Arithmetic tuned by the same budget beside it."""
     from selfdev import polish as core
+    from selfdev.evaluation import check_ended
     from selfdev.report.polish import constants_table, polish_report, write_polished
-    from selfdev.study import HELD_OUT, check_ended, cost_line, subject
+    from selfdev.study import HELD_OUT, cost_line, subject
 
     console = Console()
     with opened(run, console) as work:

@@ -41,11 +41,12 @@ def transfer(
     """Try a run's best programs on other models, beside human-designed merges that are re-tuned there."""
     from selfdev import baselines
     from selfdev import transfer as core
+    from selfdev.evaluation import check_ended
     from selfdev.methods import NAMES
     from selfdev.report.transfer import transfer_report
     from selfdev.rundir import read_run_config
     from selfdev.store import FILE_NAME, Store
-    from selfdev.study import check_ended, seconds_per_question
+    from selfdev.study import seconds_per_question
     from selfdev.tuning import tuned_table
 
     console = Console()

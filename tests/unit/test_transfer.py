@@ -17,7 +17,7 @@ from selfdev import final, loop, transfer, tuning
 from selfdev.cli import app
 from selfdev.config import RunConfig
 from selfdev.errors import RunError, UsageError
-from selfdev.evaluation import Run
+from selfdev.evaluation import Run, check_ended
 from selfdev.methods import NAMES
 from selfdev.pair import overall
 from selfdev.report import test as tested
@@ -25,7 +25,6 @@ from selfdev.report.live import RunView
 from selfdev.report.transfer import ranking, transfer_report
 from selfdev.rundir import RunDirectory
 from selfdev.store import Store
-from selfdev.study import check_ended
 from selfdev.transfer import Entrant, config_for, directory_name, entrants, rank_correlation
 from selfdev.wiring import load_run_task
 from tests.scripted import HashedWorker, quality, racing_config, racing_parts
