@@ -17,6 +17,7 @@ from pathlib import Path
 
 from selfdev import baselines
 from selfdev.config import PairConfig, RunConfig
+from selfdev.dynamics.cross import counts, shares
 from selfdev.errors import StageError
 from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
@@ -25,7 +26,6 @@ from selfdev.prompting import text_hash
 from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
-from selfdev.selfimprove.cross import counts, shares
 from selfdev.stats import AnswerRow
 from selfdev.store import SEALED, CandidateRow, MeasuredRow, QuestionRow, Store, candidate_id, program_row, sample_row
 from selfdev.train import train

@@ -1,13 +1,14 @@
 """Cross-improvement: a stronger model verifies part of the data. Pure.
 
 Sun et al., arXiv 2507.00075, section 5: before round t the verifier's uncertainty becomes U_v / (1 + gamma eta_t),
-where eta_t is the round's share of the external data (all shares sum to 1) and gamma >= 0 a constant.
+where eta_t is the round's share of the external data (all shares sum to 1) and gamma >= 0 a constant. `shares` has the
+schedules, which the paper's Proposition 5.1 says do not matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, sqrt
+from math import ceil, inf, sqrt
 
 from scipy import stats
 
@@ -72,3 +73,43 @@ def fit_gamma(
     rest = sum((y - gamma * share) ** 2 for share, y in rows) / freedom
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * sqrt(rest / square)
     return Estimate(gamma, gamma - reach, gamma + reach)
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+LATE = 0.8  # of the epochs; the paper's late round is the eighth (of ten)
+
+
+def shares(schedule: str, epochs: int) -> list[float]:
+    """eta_t for each epoch: early is all in the first, late all in the one at 80 %, uniform 1 / epochs in each."""
+    if schedule == "uniform":
+        return [1 / epochs] * epochs
+    place = {"none": None, "early": 0, "late": max(1, ceil(LATE * epochs)) - 1}[schedule]
+    return [float(epoch == place) for epoch in range(epochs)]
+
+
+def counts(total: int, fractions: Sequence[float]) -> list[int]:
+    """`total` rows over the epochs in these fractions, whole numbers that sum to it (or to 0 if the fractions do)."""
+    before, placed, found = 0.0, 0, []
+    for fraction in fractions:
+        before += fraction
+        upto = round(total * before)
+        found.append(upto - placed)
+        placed = upto
+    return found
+
+
+def gamma_of_epochs(verifier: Sequence[float], rows: Sequence[int], confidence: float = 0.95) -> Estimate | None:
+    """The paper's constant from U_v at the ends of the epochs; None without external rows, or where a U_v is missing.
+
+    As the paper defines it, before and after are the ends of two epochs that follow each other, so what the model
+    taught itself in between counts too: compare with a run without external answers before reading it as their effect.
+
+    Args:
+        verifier: U_v at times 0, 1, ..., epochs; nan where the verifier kept nothing.
+        rows: external rows of each epoch.
+    """
+    total = sum(rows)
+    if not total or not all(value > 0 for value in verifier):
+        return None
+    return fit_gamma(verifier[:-1], verifier[1:], [count / total for count in rows], confidence)

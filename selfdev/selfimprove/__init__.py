@@ -5,7 +5,6 @@ problems   training and measurement questions, external answers
 sampler    many prompts, many samples each, in batches
 selection  which sample the model's own verifier picks; pure
 measure    solver and verifier capability on a question, a point, a curve; pure
-cross      when external answers come in; pure
 directory  files: what is there is not done again
 improve    the method, in order
 summary    tables, fits, forecasts

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfdev import sft
+from selfdev.dynamics import cross
 from selfdev.errors import DataError
 from selfdev.generate import stream_seed
 from selfdev.grading import grade_all
 from selfdev.rundir import write_atomic
-from selfdev.selfimprove import cross
 from selfdev.selfimprove.directory import Directory, append_rows, keep_rows, read_rows, write_rows
 from selfdev.selfimprove.measure import Answered, Point, question_values, to_csv
 from selfdev.selfimprove.problems import Problems

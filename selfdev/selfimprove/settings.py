@@ -27,7 +27,7 @@ class SolverTrainConfig(Section):
 
 
 class CrossConfig(Section):
-    """External, verified answers; see `selfdev.selfimprove.cross`."""
+    """External, verified answers; see `selfdev.dynamics.cross`."""
 
     schedule: Literal["none", "early", "uniform", "late"] = "none"
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # external answers over training questions, in the whole run

@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from selfdev.dynamics import Curve, Estimate, Model, fit, forecast
+from selfdev.dynamics import Curve, Estimate, Model, cross, fit, forecast
 from selfdev.dynamics.compare import FEWEST_TRAINED
-from selfdev.selfimprove import cross
 from selfdev.selfimprove.improve import Improvement
 from selfdev.selfimprove.measure import Point, level_errors, summary, table, to_curve
 from selfdev.selfimprove.settings import ImproveConfig
@@ -92,7 +91,7 @@ def result(config: ImproveConfig, done: Improvement) -> dict[str, Any]:
     """Everything found, as JSON."""
     curve = to_curve(done.points)
     rows = [trained.external for trained in done.trained]
-    constant = cross.gamma([point.mean("verifier") for point in done.ends], rows)
+    constant = cross.gamma_of_epochs([point.mean("verifier") for point in done.ends], rows)
     return {
         "points": [summary(point) for point in done.points],
         "train_points": [summary(point) for point in done.train_points],

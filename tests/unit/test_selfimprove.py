@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from selfdev.cli.gap import read_curves
-from selfdev.selfimprove import cross
+from selfdev.dynamics import cross
 from selfdev.selfimprove.measure import (
     Answered,
     Point,
@@ -230,11 +230,11 @@ def test_every_schedule_brings_in_every_row_once(schedule: str, epochs: int, tot
 
 def test_gamma_by_hand() -> None:
     # shares 1/4 and 3/4; before / after - 1 = 0.1 and 0.3: a line of slope 0.4
-    found = cross.gamma([1.1 * 1.3, 1.3, 1.0], [1, 3])
+    found = cross.gamma_of_epochs([1.1 * 1.3, 1.3, 1.0], [1, 3])
     assert found is not None
     assert found.value == pytest.approx(0.4)
-    assert cross.gamma([2.0, 1.0], [0]) is None
-    assert cross.gamma([2.0, nan], [3]) is None
-    one = cross.gamma([3.0, 2.0], [5])
+    assert cross.gamma_of_epochs([2.0, 1.0], [0]) is None
+    assert cross.gamma_of_epochs([2.0, nan], [3]) is None
+    one = cross.gamma_of_epochs([3.0, 2.0], [5])
     assert one is not None
     assert (one.value, one.bounded) == (0.5, False)
