@@ -1,4 +1,5 @@
-"""What dev says about the best candidates beside the seed: as measured, and shrunken. Reads the store, no more."""
+"""What dev says about the best candidates beside the seed: as measured, and shrunken; and which human-designed merge it
+puts first. Reads the store, no more."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from selfdev.shrink import Gain, intact, shrunken_gains
 from selfdev.stats import AnswerRow
-from selfdev.store import Store
+from selfdev.store import CandidateRow, Store
 
 
 def final_rows(store: Store, kind: str = "generated") -> tuple[list[bool], dict[str, list[bool]]]:
@@ -32,6 +33,22 @@ def final_gains(store: Store, kind: str = "generated") -> dict[str, Gain]:
     if len(picked) < 2:
         return {}
     return dict(zip(picked, shrunken_gains(seed, [rows[name] for name in picked]), strict=True))
+
+
+def best_baseline(store: Store, *kinds: str) -> CandidateRow:
+    """The human-designed merge with the best dev score in the finals; the first of equals.
+
+    Merges with too many answers cut by the token limit (`refused`) count only where there are no others.
+
+    Args:
+        store: of a run whose baselines are scored.
+        kinds: further programs of iteration 0 that take part, after the baselines of every run. What a command added
+            to a run ("method", "tuning") does not by itself.
+    """
+    rows = [*store.baselines(), *(row for kind in kinds for row in store.candidates(0, kind))]
+    counts = store.final_counts()
+    scored = [row for row in rows if row.kind != "seed" and row.duplicate_of is None and row.id in counts]
+    return max(scored, key=lambda row: (row.refused is None, counts[row.id].correct))
 
 
 def _final_verdicts(store: Store, kind: str) -> Mapping[str, AnswerRow]:

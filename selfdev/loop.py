@@ -19,6 +19,7 @@ from selfdev import baselines
 from selfdev.config import PairConfig, RunConfig
 from selfdev.dynamics.cross import counts, shares
 from selfdev.errors import StageError
+from selfdev.estimates import best_baseline
 from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
 from selfdev.pair import external_pairs, in_finals, inverted_share, pair
@@ -27,7 +28,7 @@ from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.stats import AnswerRow
-from selfdev.store import SEALED, CandidateRow, MeasuredRow, QuestionRow, Store, candidate_id, program_row, sample_row
+from selfdev.store import SEALED, CandidateRow, MeasuredRow, QuestionRow, candidate_id, program_row, sample_row
 from selfdev.train import train
 from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split
 from selfdev.verify import decide_stop, track_gap
@@ -256,12 +257,5 @@ def register_winner(run: Run) -> bool:
     if not order:
         return False
     seed = next(row.id for row in store.baselines() if row.kind == "seed")
-    store.register({"winner": order[0].id, "seed": seed, "baseline": best_baseline(store)})
+    store.register({"winner": order[0].id, "seed": seed, "baseline": best_baseline(store).id})
     return True
-
-
-def best_baseline(store: Store) -> str:
-    """The baseline with the best dev score, the seed apart; the first of equals. Refused ones only among themselves."""
-    scores = store.final_counts()
-    rows = [row for row in store.baselines() if row.kind != "seed" and row.duplicate_of is None]
-    return max(rows, key=lambda row: (row.refused is None, scores[row.id].correct, -row.index)).id

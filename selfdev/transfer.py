@@ -26,11 +26,12 @@ from pydantic import ValidationError
 from selfdev import tuning
 from selfdev.config import RunConfig
 from selfdev.errors import RunError, UsageError
+from selfdev.estimates import best_baseline
 from selfdev.evaluation import Run, evaluate_listed
 from selfdev.generate import stream_seed
 from selfdev.methods import NAMES
 from selfdev.pair import overall
-from selfdev.store import TRANSFER, CandidateRow, Store, program_row
+from selfdev.store import TRANSFER, Store, program_row
 from selfdev.types import ExecutionStatus
 from selfdev.wiring import load_run_task
 
@@ -178,19 +179,11 @@ def transfer(
 def register(store: Store) -> None:
     """Name the seed, the best baseline and every transferred program that has a merge of its own."""
     seed = next(row.id for row in store.baselines() if row.kind == "seed")
-    roles = {"seed": seed, "baseline": best_baseline(store).id}
+    roles = {"seed": seed, "baseline": best_baseline(store, tuning.KIND).id}
     for row in store.candidates(0, KIND):
         if row.status is ExecutionStatus.OK and row.duplicate_of is None and row.refused is None:
             roles[f"{KIND} {row.index}"] = row.id
     store.register(roles)
-
-
-def best_baseline(store: Store) -> CandidateRow:
-    """The best human-designed merge on dev, tuned ones among them; the first of equals, those of every run first."""
-    counts = store.final_counts()
-    rows = [row for row in (*store.baselines(), *store.candidates(0, tuning.KIND)) if row.kind != "seed"]
-    scored = [row for row in rows if row.id in counts and row.duplicate_of is None and row.refused is None]
-    return max(scored, key=lambda row: counts[row.id].correct)
 
 
 def rank_correlation(ranks: Sequence[int], scores: Sequence[float]) -> tuple[float, float] | None:

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdev import tuning
-from selfdev.estimates import final_rows
+from selfdev.estimates import best_baseline, final_rows
 from selfdev.report.tables import printable
 from selfdev.report.test import noise_floor, provenance
 from selfdev.score import Score
 from selfdev.stats import paired_gain
 from selfdev.store import CandidateRow, Store
-from selfdev.transfer import KIND, best_baseline, rank_correlation
+from selfdev.transfer import KIND, rank_correlation
 from selfdev.types import Split
 
 
@@ -33,7 +33,7 @@ def ranking(store: Store) -> list[CandidateRow]:
 
 
 def _table(store: Store) -> Table:
-    dev, test, baseline = store.final_counts(), store.counts(Split.TEST), best_baseline(store)
+    dev, test, baseline = store.final_counts(), store.counts(Split.TEST), best_baseline(store, tuning.KIND)
     seed, verdicts = _verdicts(store)
     tuned = verdicts.get(baseline.id)
     here = {row.id: place for place, row in enumerate(ranking(store), start=1)}
