@@ -194,18 +194,15 @@ def rank_correlation(ranks: Sequence[int], scores: Sequence[float]) -> tuple[flo
     """
     if len(ranks) < 3 or len(set(scores)) < 2:
         return None
-    good, here = _mean_ranks([-float(rank) for rank in ranks]), _mean_ranks(scores)
+    from scipy.stats import rankdata
+
+    good, here = (rankdata(values).tolist() for values in ([-rank for rank in ranks], scores))
     found = _pearson(good, here)
     rng, shuffled, extreme = Random(0), list(here), 1
     for _ in range(PERMUTATIONS - 1):
         rng.shuffle(shuffled)
         extreme += abs(_pearson(good, shuffled)) >= abs(found) - 1e-12
     return found, extreme / PERMUTATIONS
-
-
-def _mean_ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [(ordered.index(v) + len(ordered) - 1 - ordered[::-1].index(v)) / 2 for v in values]
 
 
 def _pearson(first: Sequence[float], second: Sequence[float]) -> float:

@@ -36,11 +36,14 @@ def there(source: str) -> float | None:
 
 
 def here(source: str) -> float | None:
-    """On the others: discovered programs do a little worse, one in five needs another number of sources."""
+    """On the others: discovered programs do a little worse, one in five needs another number of sources; TIES, which is
+    no baseline of every run, does best."""
     found = quality(source)
     if "# quality" in source:
         return None if found is None or round(found * 100) % 5 == 0 else 0.9 * found
     designed = re.search(r"(?m)^[A-Z_]+ = ", source)
+    if "DENSITY = " in source:
+        return 0.95
     return found if not designed else 0.3 + int(hashlib.sha256(source.encode()).hexdigest()[:4], 16) / 65536 / 3
 
 
@@ -94,6 +97,7 @@ def test_programs_seed_and_best_baseline_meet_on_one_block_and_are_registered(na
     designed = [*store.baselines(), *store.candidates(0, tuning.KIND)]
     best = max(counts[r.id].correct for r in designed if r.kind != "seed" and r.id in counts)
     assert counts[roles["baseline"]].correct == best
+    assert store.candidate(roles["baseline"]).kind == tuning.KIND
     assert 0 < store.evaluations(tuning.KIND) <= 400
     assert len({counts[r.id].total for r in rows if r.id in counts}) == 1
     text = printed(transfer_report(store))
@@ -241,6 +245,11 @@ def test_rank_correlation_is_spearmans() -> None:
         pytest.approx(1.0),
         pytest.approx(1 / 3, abs=0.02),
     )  # 2 of 3!
+    # ranks there from the worst: 3 2 1; here the first two share 2.5, the last has 1: products of the deviations
+    # 1 * 0.5 + 0 * 0.5 + -1 * -1 = 1.5, over sqrt(2 * 1.5)
+    found = rank_correlation([1, 2, 3], [5.0, 5.0, 1.0])
+    assert found is not None
+    assert found[0] == pytest.approx(1.5 / 3**0.5)
     assert rank_correlation([1, 2], [1.0, 2.0]) is None
     assert rank_correlation([1, 2, 3], [1.0, 1.0, 1.0]) is None
 
