@@ -16,11 +16,11 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -47,12 +47,13 @@ class RunDirectory:
         self.path = path
         self._config = config
         self._store: Store | None = None
-        with _translated(path):
-            check_run_directory(path, config)
+        with translated(path):
+            wanted = json.loads(config.to_json())
+            check_directory(path, wanted)
             self._made = [p for p in (path, *path.parents) if not p.exists()]  # deepest first
             path.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(path / LOCK_NAME)
-            check_run_directory(path, config)  # again: another process may have been faster
+            check_directory(path, wanted)  # again: another process may have been faster
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -78,7 +79,7 @@ class RunDirectory:
         Raises:
             RunError: the directory cannot be written, or its store cannot be used.
         """
-        with _translated(self.path):
+        with translated(self.path):
             if not self.begun:
                 write_atomic(self.path / CONFIG_NAME, self._config.to_json())
             self._log = (self.path / "log.txt").open("a", encoding="utf-8")
@@ -106,36 +107,49 @@ class RunDirectory:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path, option: str = "--run-dir") -> Iterator[None]:
+    """Errors of the file system become a line for people."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror}; give another --run-dir") from None
+        raise RunError(f"cannot write to {path}: {error.strerror}; give another {option}") from None
 
 
-def check_run_directory(path: Path, config: RunConfig) -> None:
-    """Fail unless `path` is free and can be made, or holds a run of this very configuration. Leaves nothing behind.
+def check_directory(path: Path, wanted: Mapping[str, Any], what: str = "run", option: str = "--run-dir") -> None:
+    """Fail unless `path` is free and can be made, or holds what this very configuration began. Leaves nothing behind.
+
+    Args:
+        path: where a command is to work.
+        wanted: what its `config.json` says, or would say.
+        what: that such a directory holds, in messages.
+        option: by which people name another one.
 
     Raises:
         RunError: with the reason, and what to do.
     """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; give another --run-dir")
-    saved = path / CONFIG_NAME
-    if saved.exists():
-        held = read_saved_config(path)
-        changed = differences(held, json.loads(config.to_json()))
-        if changed and all(_absent(held, line.partition(":")[0]) for line in changed):
-            raise RunError(
-                f"{path} was begun by an older version, without settings that this one has "
-                f"({', '.join(line.partition(':')[0] for line in changed[:4])}, ...): it can be shown, not continued"
-            )
-        if changed:
-            shown = "; ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
-            raise RunError(f"{path} belongs to a run of another configuration ({shown}); give another --run-dir")
-    elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
-        raise RunError(f"{path} is not empty and not a run directory (no {CONFIG_NAME}); give another --run-dir")
-    _probe_writable(path)
+    with translated(path, option):
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; give another {option}")
+        if (path / CONFIG_NAME).exists():
+            held = read_saved_config(path)
+            if not held.keys() & wanted.keys():
+                raise RunError(f"{path} holds no {what} but something else ({CONFIG_NAME}); give another {option}")
+            _check_same(path, held, wanted, what, option)
+        elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
+            raise RunError(f"{path} is not empty and holds no {what} (no {CONFIG_NAME}); give another {option}")
+        _probe_writable(path)
+
+
+def _check_same(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any], what: str, option: str) -> None:
+    changed = differences(held, wanted)
+    if changed and all(_absent(held, line.partition(":")[0]) for line in changed):
+        raise RunError(
+            f"{path} was begun by an older version, without settings that this one has "
+            f"({', '.join(line.partition(':')[0] for line in changed[:4])}, ...): it can be shown, not continued"
+        )
+    if changed:
+        shown = "; ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
+        raise RunError(f"{path} belongs to a {what} of another configuration ({shown}); give another {option}")
 
 
 def _absent(values: object, dotted: str) -> bool:
@@ -150,8 +164,7 @@ def _absent(values: object, dotted: str) -> bool:
 def _probe_writable(path: Path) -> None:
     """Make and remove a folder in `path`, or in its nearest ancestor: permissions alone do not tell."""
     nearest = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    with _translated(path):
-        os.rmdir(tempfile.mkdtemp(prefix=".selfdev-", suffix=".tmp", dir=nearest))
+    os.rmdir(tempfile.mkdtemp(prefix=".selfdev-", suffix=".tmp", dir=nearest))
 
 
 def read_saved_config(path: Path) -> dict[str, object]:

@@ -20,10 +20,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from selfdev.config import differences
-from selfdev.errors import RunError
-from selfdev.rundir import CONFIG_NAME, LOCK_NAME, take_lock, write_atomic
+from selfdev.rundir import CONFIG_NAME, LOCK_NAME, check_directory, take_lock, translated, write_atomic
 from selfdev.selfimprove.settings import ImproveConfig
+
+WHAT, OPTION = "self-improvement", "--out"
 
 
 class Directory(AbstractContextManager["Directory"]):
@@ -37,18 +37,16 @@ class Directory(AbstractContextManager["Directory"]):
         """
         self.path = path
         wanted = {"config": json.loads(config.model_dump_json()), "facts": dict(facts)}
-        check(path, wanted)
-        try:
+        with translated(path, OPTION):
+            check_directory(path, wanted, WHAT, OPTION)
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = take_lock(path / LOCK_NAME, "--out")
-            check(path, wanted)  # again: another process may have been faster
+            self._lock: IO[str] = take_lock(path / LOCK_NAME, OPTION)
+            check_directory(path, wanted, WHAT, OPTION)  # again: another process may have been faster
             self.begun = (path / CONFIG_NAME).exists()
             if not self.begun:
                 write_atomic(path / CONFIG_NAME, json.dumps(wanted, indent=2) + "\n")
             for name in ("samples", "kept", "checkpoints", "measurements"):
                 (path / name).mkdir(exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot write to {path}: {error.strerror}; give another --out") from None
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()
@@ -68,28 +66,6 @@ class Directory(AbstractContextManager["Directory"]):
     def measurement(self, number: int) -> Path:
         """Samples of the measurement questions."""
         return self.path / "measurements" / f"{number:02d}.jsonl"
-
-
-def check(path: Path, wanted: Mapping[str, Any]) -> None:
-    """Fail unless `path` is free or belongs to this very configuration.
-
-    Raises:
-        RunError: with the reason, and what to do.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; give another --out")
-    saved = path / CONFIG_NAME
-    if saved.exists():
-        try:
-            held = json.loads(saved.read_text(encoding="utf-8"))
-            changed = differences(held, wanted)
-        except (OSError, ValueError, AttributeError) as error:
-            raise RunError(f"{saved} cannot be read ({error}); give another --out") from None
-        if changed:
-            shown = "; ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
-            raise RunError(f"{path} belongs to another self-improvement ({shown}); give another --out")
-    elif path.is_dir() and any(p.name != LOCK_NAME and p.suffix != ".tmp" for p in path.iterdir()):
-        raise RunError(f"{path} is not empty and no self-improvement (no {CONFIG_NAME}); give another --out")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -159,6 +159,6 @@ def test_run_directories(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot write" in fails(capsys, "run", *SMALL, "--run-dir", "/proc/selfdev")[1]
     Path("foreign").mkdir()
     Path("foreign/notes.txt").write_text("")
-    assert "not a run directory" in fails(capsys, "run", *SMALL, "--run-dir", "foreign")[1]
+    assert "holds no run" in fails(capsys, "run", *SMALL, "--run-dir", "foreign")[1]
     for command in ("show", "top"):
         assert "not a run directory" in fails(capsys, command, "nowhere")[1]

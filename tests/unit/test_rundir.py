@@ -12,9 +12,10 @@ import pytest
 
 from selfdev.config import load_config
 from selfdev.errors import RunError
-from selfdev.rundir import RunDirectory, check_run_directory, read_saved_config, write_atomic
+from selfdev.rundir import RunDirectory, check_directory, read_saved_config, write_atomic
 
 CONFIG = load_config(overrides={"seed": 5})
+WANTED = json.loads(CONFIG.to_json())
 
 
 def test_a_run_of_an_older_version_is_called_that(tmp_path: Path) -> None:
@@ -24,10 +25,10 @@ def test_a_run_of_an_older_version_is_called_that(tmp_path: Path) -> None:
     del saved["gap"]["samples"], saved["dev"]["fresh"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(saved))
     with pytest.raises(RunError, match=r"older version.*dev\.fresh.*can be shown, not continued"):
-        check_run_directory(tmp_path / "run", CONFIG)
+        check_directory(tmp_path / "run", WANTED)
     (tmp_path / "run" / "config.json").write_text(json.dumps(saved | {"seed": 6}))
     with pytest.raises(RunError, match="another configuration"):
-        check_run_directory(tmp_path / "run", CONFIG)
+        check_directory(tmp_path / "run", WANTED)
 
 
 def test_a_directory_is_made_and_opened_again(tmp_path: Path) -> None:
@@ -64,11 +65,29 @@ def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
 
 def test_foreign_directories_and_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RunError, match="not a run directory"):
+    with pytest.raises(RunError, match="holds no run"):
         RunDirectory(tmp_path, CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError, match="is a file"):
-        check_run_directory(tmp_path / "thesis.tex", CONFIG)
+        check_directory(tmp_path / "thesis.tex", WANTED)
+
+
+def test_what_another_command_began_is_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"epochs": 2}, "facts": {}}))
+    with pytest.raises(RunError, match=r"holds no run but something else \(config\.json\); give another --run-dir"):
+        RunDirectory(tmp_path, CONFIG)
+    wanted = {"config": {"epochs": 3}, "facts": {}}
+    with pytest.raises(RunError, match=r"thing of another configuration \(config\.epochs: 2 -> 3\); give another --in"):
+        check_directory(tmp_path, wanted, "thing", "--in")
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match=r"is not empty and holds no thing \(no config\.json\); give another --in"):
+        check_directory(tmp_path, wanted, "thing", "--in")
+    with pytest.raises(RunError, match=r"is a file; give another --in"):
+        check_directory(tmp_path / "thesis.tex", wanted, "thing", "--in")
+    with pytest.raises(RunError, match=r"cannot write.*; give another --in"):
+        check_directory(tmp_path / ("x" * 300), wanted, "thing", "--in")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:

@@ -155,12 +155,18 @@ def test_a_second_start_does_nothing_twice(finished: tuple[Path, str, dict[str, 
 
 def test_another_configuration_is_refused(finished: tuple[Path, str, dict[str, Any]], tmp_path: Path) -> None:
     out, _, _ = finished
-    with pytest.raises(RunError, match=r"another self-improvement \(config.epochs: 2 -> 3\); give another --out"):
+    with pytest.raises(RunError, match=r"self-improvement of another.*\(config.epochs: 2 -> 3\); give another --out"):
         execute(settings(epochs=3), out, Console(file=StringIO()))
     with pytest.raises(RunError, match=r"facts\.training questions"):
         Directory(out, settings(), {"training questions": "others"})
+    shutil.copytree(out, tmp_path / "older")
+    saved = json.loads(text(out / "config.json"))
+    del saved["config"]["sample_batch"]
+    (tmp_path / "older" / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(RunError, match=r"begun by an older version.*config\.sample_batch"):
+        execute(settings(), tmp_path / "older", Console(file=StringIO()))
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(RunError, match="is not empty and no self-improvement"):
+    with pytest.raises(RunError, match=r"is not empty and holds no self-improvement .*; give another --out"):
         execute(settings(), tmp_path, Console(file=StringIO()))
 
 
