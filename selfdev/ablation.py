@@ -7,11 +7,11 @@ all of them: an edit that loses by it is essential, one that wins is better with
 which is no proof that it is as good.
 
 Then edits are combined, one after another, into the simplest program: those that change no bit first, then by how the
-edit alone did, then assignments that nothing reads any more. A combination stays where it is smaller and is not worse
-than the ORIGINAL by the test without correction (which keeps more code than the corrected one would), so small losses
-cannot add up beyond what the questions resolve. These decisions lean on the same questions, so the simplest program and
-the original meet once more on held-out questions that no decision saw. Where that says worse, the combination of the
-edits that change no bit is the answer.
+edit alone did, then assignments that nothing reads any more; imports that nothing reads go with each. A combination
+stays where it is smaller and is not worse than the ORIGINAL by the test without correction (which keeps more code than
+the corrected one would), so small losses cannot add up beyond what the questions resolve. These decisions lean on the
+same questions, so the simplest program and the original meet once more on held-out questions that no decision saw.
+Where that says worse, the combination of the edits that change no bit is the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from enum import StrEnum
 from selfdev.errors import UsageError
 from selfdev.evaluation import Run
 from selfdev.power import Verdict, verdict
-from selfdev.program_edits import Edit, apply, conflicts, edits, size, without_reader
+from selfdev.program_edits import Edit, apply, conflicts, edits, size, unread_imports, without_reader
 from selfdev.stats import holm, mcnemar, paired_interval
 from selfdev.store import CandidateRow
 from selfdev.study import FEWEST, HELD_OUT, Ask, Study, asking, begin, copy_of, kind_of
@@ -220,35 +220,47 @@ def _combine(
 
     def attempt(edit: Edit) -> None:
         nonlocal last, exact, index
-        text = apply(source, [*chosen, edit])
-        if size(text) >= size(apply(source, chosen)):
+        made = _with_imports(source, [*chosen, edit])
+        text = apply(source, made)
+        if size(text) >= size(apply(source, _with_imports(source, chosen))):
             return
-        if not study.has(index, text) and study.spent() + len(study.decide) + reserve > budget:
-            return
-        name = f"{study.of.id} without {len(chosen) + 1} parts"
-        row = ask(study.add(index, name, text), study.decide)
+        row = ask(study.add(index, f"{study.of.id} without {len(made)} parts", text), ())
         index += 1
         advance(1)
-        if row.status is not ExecutionStatus.OK or not _as_good(study, row, original):
+        if row.status is not ExecutionStatus.OK:
+            return
+        missing = study.verdicts(row, study.decide).count(None)  # 0 where it repeats a merge that was asked
+        if missing and study.spent() + missing + reserve > budget:
+            return
+        row = ask(row, study.decide)
+        if not _as_good(study, row, original):
             return
         chosen.append(edit)
         last = row
         if row.duplicate_of == original.id:
-            exact = Simplest(row.id, text, tuple(chosen), identical=True)
+            exact = Simplest(row.id, text, tuple(made), identical=True)
 
     for finding in _order(found):
         if not any(conflicts(finding.edit, edit) for edit in chosen):
             attempt(finding.edit)
-    for finding in found:
-        if (
-            finding.worth is Worth.FAILS
-            and not any(conflicts(finding.edit, edit) for edit in chosen)
-            and without_reader(source, chosen, finding.edit)
-        ):
-            attempt(finding.edit)
+    unread = [finding.edit for finding in found if finding.worth is Worth.FAILS]
+    while unread:  # one that goes may have been the last reader of another
+        tried = [edit for edit in unread if _nothing_reads(source, chosen, edit)]
+        for edit in tried:
+            attempt(edit)
+        unread = [edit for edit in unread if edit not in tried] if tried else []
     if last.id == exact.candidate:
         return exact
     return _held_out(study, ask, original, last, chosen, exact)
+
+
+def _with_imports(source: str, chosen: Sequence[Edit]) -> list[Edit]:
+    """Some edits, and the removal of the imports that nothing reads after them."""
+    return [*chosen, *unread_imports(source, chosen)]
+
+
+def _nothing_reads(source: str, chosen: Sequence[Edit], edit: Edit) -> bool:
+    return not any(conflicts(edit, other) for other in chosen) and without_reader(source, chosen, edit)
 
 
 def _order(found: Sequence[Finding]) -> list[Finding]:
@@ -277,4 +289,6 @@ def _held_out(
     if verdict(wins, losses, mcnemar(wins, losses), LEVEL) is Verdict.WORSE:
         return Simplest(exact.candidate, exact.source, exact.edits, True, wins, losses, questions, given_up=row.id)
     assert row.source is not None
-    return Simplest(row.id, row.source, tuple(chosen), False, wins, losses, questions)
+    assert study.of.source is not None
+    made = tuple(_with_imports(study.of.source, chosen))
+    return Simplest(row.id, row.source, made, False, wins, losses, questions)

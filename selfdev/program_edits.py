@@ -3,6 +3,7 @@
     constants(source)       the numbers that a person could have chosen otherwise, and what each is for
     edits(source)           every removal of one constant, one branch, one statement
     apply(source, edits)    the text with some of them made; with none, the text as it was
+    unread_imports(...)     the imports that nothing reads once some of them are made
 
 A *constant* is a number written in the program that is not an index, a shape, a dimension or a count. Floats always are
 constants, outside of subscripts and the keys of a dictionary. An integer is none where it stands in these or in a
@@ -81,7 +82,7 @@ class Constant:
 class Edit:
     """One change of one node."""
 
-    kind: Literal["constant", "branch", "statement"]
+    kind: Literal["constant", "branch", "statement", "import"]
     node: int  # its place in the syntax tree, breadth first
     action: Literal["remove", "set", "left", "right", "body", "orelse"]
     line: int
@@ -187,6 +188,46 @@ def without_reader(source: str, chosen: Sequence[Edit], edit: Edit) -> bool:
     left = ast.walk(ast.parse(apply(source, [*chosen, edit])))
     read = {n.id for n in left if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     return all(isinstance(t, ast.Name) for t in targets) and not _targets(node) & read
+
+
+def unread_imports(source: str, chosen: Sequence[Edit]) -> list[Edit]:
+    """With `chosen` made, the removals of all imports whose names nothing is left to read, in the order of the text.
+
+    Kept are imports inside of a `try`, whose failure the program may look at, and those of `*` and of `__future__`.
+
+    Raises:
+        SyntaxError: not Python.
+        ValueError: two edits of one node.
+    """
+    tree, made = _Tree.of(source), apply(source, chosen)
+    read = _read_names(ast.parse(made))
+    found = []
+    for place, node in enumerate(tree.nodes):
+        if not isinstance(node, (ast.Import, ast.ImportFrom)) or _import_stays(tree, node):
+            continue
+        unread = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) not in read]
+        places = [place] if len(unread) == len(node.names) else [tree.place[id(alias)] for alias in unread]
+        for p in places:
+            text = f"remove `{_short(ast.unparse(tree.nodes[p]))}`, which nothing reads"
+            found.append(Edit("import", p, "remove", node.lineno, text))
+    return [edit for edit in found if apply(source, [*chosen, edit]) != made]  # not gone already, with what holds it
+
+
+def _import_stays(tree: _Tree, node: ast.Import | ast.ImportFrom) -> bool:
+    if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+        return True
+    return node.names[0].name == "*" or any(isinstance(above, ast.Try) for _, above in tree.above(node))
+
+
+def _read_names(module: ast.Module) -> set[str]:
+    """Names that are read, deleted, or declared in an inner scope."""
+    found = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            found |= set(node.names)
+    return found
 
 
 def size(source: str) -> int:

@@ -30,7 +30,7 @@ from selfdev.report.tables import printable
 from selfdev.rundir import write_atomic
 from selfdev.score import refusal
 from selfdev.stats import discordant
-from selfdev.store import AFTER, CandidateRow, QuestionRow, Store, candidate_id, program_row
+from selfdev.store import AFTER, CandidateRow, QuestionRow, Store, program_row
 from selfdev.types import ExecutionStatus, Question, Split
 
 HELD_OUT = 0.3  # of a study's questions
@@ -91,11 +91,6 @@ class Study:
             raise StageError(
                 f"{self.kind} was begun by a version that made other programs; it cannot be continued"
             ) from None
-
-    def has(self, index: int, source: str) -> bool:
-        """This very program has this place already."""
-        wanted = candidate_id(self.kind, AFTER, index, source)
-        return any(row.id == wanted for row in self.rows())
 
     def spent(self) -> int:
         """Question-evaluations so far."""

@@ -31,7 +31,7 @@ def ablation_report(found: Ablation) -> RenderableType:
     parts: list[RenderableType] = [_table(found), head, Text(_resolution(found), style="dim"), Text()]
     parts.append(Text(simplest_sentence(found), style="bold"))
     if found.simplest.edits:
-        parts.append(Syntax(printable(found.simplest.source), "python", word_wrap=True))
+        parts.append(Syntax(printable(found.simplest.source).strip("\n"), "python", word_wrap=True))
     return Group(*parts)
 
 

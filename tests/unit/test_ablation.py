@@ -117,8 +117,12 @@ def test_every_part_is_told_from_the_others(copied: Path) -> None:
         assert (zero.wins, zero.losses) == (0, pytest.approx(0.9 * zero.questions, rel=0.1))
         assert zero.p_value < 1e-6
         assert found.simplest.identical
-        without = [line for line in SOURCE.splitlines() if "weak" not in line and "* 1.0" not in line]
+        gone = ("weak", "* 1.0", "import")  # nothing reads torch
+        without = [line for line in SOURCE.splitlines() if not any(part in line for part in gone)]
         assert found.simplest.source.splitlines() == without
+        assert [e.text for e in found.simplest.edits if e.kind == "import"] == [
+            "remove `import torch`, which nothing reads"
+        ]
         assert "the same merge, so no question is needed" in simplest_sentence(found)
         assert found.spent <= 3000
         assert (run.store.scored(), run.store.final_counts(), run.store.known_results()) == before
@@ -196,6 +200,7 @@ def test_stopped_anywhere_it_ends_the_same(finished: Path, tmp_path: Path) -> No
     assert stops >= 2
     with opened(pieces, workers := []) as run:
         ablate(run, planted(run.store), 2000)
+        assert run.store.dump() == dump
     assert not any(worker.runs or worker.again_runs for worker in workers)
 
 
@@ -334,6 +339,35 @@ def in_the_sandbox(path: Path, source: str, shape: tuple[int, int]):
         run.store.add_candidates([row])
         record(run, row.id, worker.run(program_of(row), [], {}), {}, [])
         yield run, run.store.candidate(row.id)
+
+
+CHAINED = """import torch
+import math
+
+
+def merge_models(task_vectors):
+    out = {}
+    scale = math.pi
+    for name in task_vectors[0]:
+        x = task_vectors[0][name]
+        keep = int(x.numel())
+        cut = x.abs().flatten().topk(keep).values[-1]
+        x = x * (x.abs() >= cut) * (scale / math.pi)
+        out[name] = x
+    return out
+"""
+
+
+def test_what_only_removed_statements_read_goes_with_its_imports(tmp_path: Path) -> None:
+    with in_the_sandbox(tmp_path, CHAINED, (4, 3)) as (run, row):
+        found = ablate(run, row, 2000)
+    assert found.simplest.identical
+    assert found.simplest.source.strip().splitlines() == [
+        "def merge_models(task_vectors):", "    out = {}", "    for name in task_vectors[0]:",
+        "        x = task_vectors[0][name]", "        out[name] = x", "    return out",
+    ]  # fmt: skip
+    gone = [edit.text for edit in found.simplest.edits if edit.kind == "import"]
+    assert gone == [f"remove `import {name}`, which nothing reads" for name in ("torch", "math")]
 
 
 SIZED = """import torch

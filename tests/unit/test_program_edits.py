@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdev.program_edits import Edit, apply, constants, edits, set_constants, size, without_reader
+from selfdev.program_edits import (
+    Edit,
+    apply,
+    constants,
+    edits,
+    set_constants,
+    size,
+    unread_imports,
+    without_reader,
+)
 from selfdev.zoo.grammar import write_program
 
 PROGRAM = '''import torch
@@ -222,6 +231,53 @@ def test_names_that_nothing_reads_any_more() -> None:
     assert not without_reader(source, [], definition)
     assert without_reader(source, [use], definition)
     assert apply(source, [use, definition]) == "def f(x):\n    return x\n"
+
+
+IMPORTING = """from __future__ import annotations
+import math, torch  # both
+import torch.nn.functional as F
+from random import *
+try:
+    import numpy
+except ImportError:
+    pass
+
+
+def f(x):
+    import os
+    y = math.pi * x
+    return torch.relu(y)
+"""
+
+
+def test_imports_that_nothing_reads_go_name_by_name() -> None:
+    assert [(e.kind, e.line, e.text) for e in unread_imports(IMPORTING, [])] == [
+        ("import", 3, "remove `import torch.nn.functional as F`, which nothing reads"),
+        ("import", 12, "remove `import os`, which nothing reads"),
+    ]
+    chosen = [e for e in edits(IMPORTING) if e.text == "remove `y = math.pi * x`"]
+    found = unread_imports(IMPORTING, chosen)
+    assert [e.text for e in found if e.line == 2] == ["remove `math`, which nothing reads"]
+    made = apply(IMPORTING, [*chosen, *found])
+    assert made.splitlines()[:3] == ["from __future__ import annotations", "import torch", "from random import *"]
+    assert "    return torch.relu(y)\n" in made
+    assert "import os" not in made
+    assert unread_imports(made, []) == []
+
+
+def test_a_name_is_read_where_any_scope_reads_it() -> None:
+    source = "import a, b.c, d, e as f, g\n\n\ndef h():\n    global a\n    b.c(f)\n    del d\n    e = g = 1\n"
+    assert [e.text for e in unread_imports(source, [])] == ["remove `g`, which nothing reads"]
+
+
+def test_an_import_that_goes_with_what_holds_it_is_no_removal_of_its_own() -> None:
+    source = "def f(x):\n    if x:\n        import math\n        x = math.pi\n    return x\n"
+    never = next(e for e in edits(source) if e.text == "as if `x` never held")
+    assert unread_imports(source, [never]) == []
+    inner = next(e for e in edits(source) if e.text == "remove `x = math.pi`")
+    made = [inner, *unread_imports(source, [inner])]
+    assert len(made) == 2
+    assert apply(source, made) == "def f(x):\n    if x:\n        pass\n    return x\n"
 
 
 def test_two_edits_of_one_node_are_refused() -> None:
