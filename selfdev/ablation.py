@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 
 from selfdev.errors import UsageError
 from selfdev.evaluation import Run
@@ -110,20 +111,46 @@ def removals(source: str) -> list[Edit]:
     return found
 
 
+def check_budget(listed: Sequence[Edit], budget: int) -> None:
+    """Refuse, before anything runs, a budget that would not reach if a single removal had to be asked.
+
+    How many have to be is known once all have run: those that fail or repeat a merge need no question.
+
+    Raises:
+        UsageError: it does not reach.
+    """
+    least, most = least_budget(1), least_budget(len(listed))
+    if budget < least:
+        raise UsageError(
+            f"--budget {budget} given; at least {least} question-evaluations are needed if one of the {len(listed)} "
+            f"removals has to be asked, {most} if all have to be"
+        )
+
+
 def plan(asked: int, budget: int) -> int:
     """Questions of an ablation in which so many merges have to be asked, held-out ones included.
 
     Raises:
         UsageError: the budget does not reach.
     """
-    share = 1 + asked * (1 + COMBINATIONS) + 2 * HELD_OUT / (1 - HELD_OUT)
-    deciding, least = int(budget / share), fewest_deciding(asked)
-    if deciding < least:
+    least = least_budget(asked)
+    if budget < least:
         raise UsageError(
-            f"--budget {budget} given; {asked} merges to ask need at least {int(least * share) + 1} "
-            "question-evaluations"
+            f"--budget {budget} given; {asked} merges to ask need at least {least} question-evaluations; the removals "
+            "that have run are recorded and not run again"
         )
+    deciding = max(fewest_deciding(asked), int(budget / _share(asked)))
     return min(MOST_QUESTIONS, round(deciding / (1 - HELD_OUT)))
+
+
+def least_budget(asked: int) -> int:
+    """Question-evaluations that so many merges to ask need at least."""
+    return ceil(fewest_deciding(asked) * _share(asked))
+
+
+def _share(asked: int) -> float:
+    """Question-evaluations of an ablation for each question that decides."""
+    return 1 + asked * (1 + COMBINATIONS) + 2 * HELD_OUT / (1 - HELD_OUT)
 
 
 def fewest_deciding(asked: int) -> int:
@@ -146,6 +173,7 @@ def ablate(run: Run, of: CandidateRow, budget: int, allow_seen: bool = False) ->
     """
     assert of.source is not None
     listed = removals(of.source)
+    check_budget(listed, budget)
     study = Study(run, kind_of(WHAT, of), of, (), 0, "fresh")
     with asking(study) as ask:
         with run.view.phase(run.directory, 0, f"{study.kind} run", len(listed) + 1) as advance:

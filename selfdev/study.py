@@ -328,7 +328,32 @@ def unfair(study: Study) -> str:
     return f" - on SEEN questions, by which {study.of.id} was chosen: its score is too good there and no p-value holds"
 
 
-def write_program(path: Path, header: Mapping[str, str], source: str) -> None:
-    """A runnable algorithm file with comments on top that say where it comes from."""
+def asked_line(study: Study) -> str:
+    """The questions of a study."""
+    return f"{len(study.decide)} that decide and {len(study.held_out)} held out, {ORIGINS[study.origin]}"
+
+
+def write_program(
+    path: Path, study: Study, made: str, row: CandidateRow, evidence: str, further: Mapping[str, str]
+) -> None:
+    """A program that a study made, as a runnable algorithm file with comments on top that say where it comes from.
+
+    Args:
+        path: of the file.
+        study: what made it.
+        made: how, in a word or two before the id of the given program, such as "polished from".
+        row: the program.
+        evidence: what may be said of it.
+        further: more lines: key and value.
+    """
+    header = {
+        "selfdev algorithm": row.id,
+        made: study.of.id,
+        "evidence": evidence,
+        "questions": ORIGINS[study.origin],
+        "execution seed": f"{study.of.execution_seed} (of the program's own random draws)",
+        **further,
+    }
     lines = [f"# {key}: {' '.join(value.split())}" for key, value in header.items()]
-    write_atomic(path, "\n".join(map(printable, lines)) + "\n\n" + printable(source).strip("\n") + "\n")
+    source = printable(row.source or "").strip("\n")
+    write_atomic(path, "\n".join(map(printable, lines)) + "\n\n" + source + "\n")

@@ -9,16 +9,7 @@ from rich.console import Console
 
 from selfdev.cli.run import plain
 from selfdev.cli.show import RunPath
-from selfdev.cli.test import opened
-
-ProgramId = Annotated[str, typer.Argument(help="An algorithm's id or its beginning, or `winner`.", metavar="ID")]
-
-AllowSeen = Annotated[
-    bool,
-    typer.Option(
-        "--allow-seen-questions", help="Where the task has no others, ask those that the program was chosen by: unfair."
-    ),
-]
+from selfdev.cli.study import AllowSeen, ProgramId, say_where, studied
 
 
 def ablate(
@@ -31,18 +22,16 @@ def ablate(
 ) -> None:
     """Remove each constant, branch and statement in turn, and find the simplest program that is not worse."""
     from selfdev import ablation
-    from selfdev.evaluation import check_ended
     from selfdev.report.ablation import ablation_report, write_simplest
-    from selfdev.study import cost_line, subject
+    from selfdev.study import cost_line
 
     console = Console()
-    with opened(run, console) as work:
-        check_ended(work.store, work.config)
-        row = subject(work.store, program)
-        count = len(ablation.removals(row.source or ""))
-        plain(console, f"{row.id}: {count} removals; {cost_line(work.store, budget)}")
+    with studied(run, program, console) as (work, row):
+        removals = ablation.removals(row.source or "")
+        ablation.check_budget(removals, budget)
+        most = ablation.least_budget(len(removals))
+        short = f"; too few if all {len(removals)} have to be asked, which need {most}" if budget < most else ""
+        plain(console, f"{row.id}: {len(removals)} removals; {cost_line(work.store, budget)}{short}")
         found = ablation.ablate(work, row, budget, allow_seen_questions)
         console.print(ablation_report(found))
-        path = write_simplest(run, found)
-    if path is not None:
-        plain(console, f"algorithm: {path}; selfdev show {run} {found.simplest.candidate}")
+        say_where(console, run, write_simplest(run, found), found.simplest.candidate)

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from selfdev.cli.ablate import AllowSeen, ProgramId
 from selfdev.cli.run import plain
 from selfdev.cli.show import RunPath
-from selfdev.cli.test import opened
+from selfdev.cli.study import AllowSeen, ProgramId, say_where, studied
 
 
 def polish(
@@ -24,20 +23,15 @@ def polish(
 ) -> None:
     """Tune the constants of an algorithm, with Task Arithmetic tuned by the same budget beside it."""
     from selfdev import polish as core
-    from selfdev.evaluation import check_ended
     from selfdev.report.polish import constants_table, polish_report, write_polished
-    from selfdev.study import HELD_OUT, cost_line, subject
+    from selfdev.study import HELD_OUT, cost_line
 
     console = Console()
-    with opened(run, console) as work:
-        check_ended(work.store, work.config)
-        row = subject(work.store, program)
+    questions = core.plan(budget)
+    with studied(run, program, console) as (work, row):
         console.print(constants_table(core.tunable(row.source or "")))
-        questions = core.plan(budget)
         whole = 2 * budget + 4 * round(HELD_OUT * questions)
         plain(console, f"{row.id}: {questions} questions; {cost_line(work.store, whole)}, control included")
         found = core.polish(work, row, budget, allow_seen_questions)
         console.print(polish_report(found))
-        path = write_polished(run, found)
-    if path is not None:
-        plain(console, f"algorithm: {path}; selfdev show {run} {found.program.row.id}")
+        say_where(console, run, write_polished(run, found), found.program.row.id)

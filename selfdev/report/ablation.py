@@ -16,7 +16,7 @@ from selfdev.power import resolvable_difference
 from selfdev.program_edits import size
 from selfdev.report.tables import printable
 from selfdev.stats import mcnemar, paired_interval
-from selfdev.study import ORIGINS, unfair, write_program
+from selfdev.study import asked_line, unfair, write_program
 
 
 def ablation_report(found: Ablation) -> RenderableType:
@@ -24,10 +24,7 @@ def ablation_report(found: Ablation) -> RenderableType:
     study = found.study
     head = Text("no removal had to be asked")
     if study.questions:
-        head = Text(
-            f"questions: {len(study.decide)} that decide and {len(study.held_out)} held out, {ORIGINS[study.origin]}; "
-            f"{found.spent} question-evaluations"
-        )
+        head = Text(f"questions: {asked_line(study)}; {found.spent} question-evaluations")
     parts: list[RenderableType] = [_table(found), head, Text(_resolution(found), style="dim"), Text()]
     parts.append(Text(simplest_sentence(found), style="bold"))
     if found.simplest.edits:
@@ -38,11 +35,11 @@ def ablation_report(found: Ablation) -> RenderableType:
 def _table(found: Ablation) -> Table:
     original = found.study.of.id
     table = Table(title=f"{original} with one part removed, against itself", title_justify="left", box=box.SIMPLE_HEAD,
-                  pad_edge=False)  # fmt: skip
-    table.add_column("line", justify="right")
-    table.add_column("removal", overflow="fold", min_width=20)
+                  pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
+    table.add_column("line", justify="right", no_wrap=True)
+    table.add_column("removal", overflow="fold")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("difference, 95 %", overflow="fold")
+    table.add_column("difference, 95 %", overflow="fold", min_width=16, max_width=24)
     table.add_column("won-lost", justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
     for finding in found.findings:
@@ -58,7 +55,7 @@ def _cells(f: Finding) -> tuple[str, str, str, str]:
     if f.worth is Worth.IDENTICAL:
         return str(f.worth), "", "", ""
     low, high = f.interval
-    return str(f.worth), f"{f.difference:+.3f}, {low:+.3f} to {high:+.3f}", f"{f.wins}-{f.losses}", f"{f.p_value:.2g}"
+    return str(f.worth), f"{f.difference:+.3f}\n{low:+.3f} to {high:+.3f}", f"{f.wins}-{f.losses}", f"{f.p_value:.2g}"
 
 
 def _resolution(found: Ablation) -> str:
@@ -114,13 +111,8 @@ def write_simplest(run: Path, found: Ablation) -> Path | None:
     s, of = found.simplest, found.study.of
     if not s.edits:
         return None
-    header = {
-        "selfdev algorithm": s.candidate,
-        "simplified from": of.id,
-        "evidence": simplest_sentence(found),
-        "questions": ORIGINS[found.study.origin],
-        "execution seed": f"{of.execution_seed} (of the program's own random draws)",
-    } | {f"removal {number}": f"line {edit.line}: {edit.text}" for number, edit in enumerate(s.edits, start=1)}
+    removed = {f"removal {number}": f"line {edit.line}: {edit.text}" for number, edit in enumerate(s.edits, start=1)}
     path = run / "algorithms" / f"simplest-of-{of.id}.py"
-    write_program(path, header, s.source)
+    row = found.study.store.candidate(s.candidate)
+    write_program(path, found.study, "simplified from", row, simplest_sentence(found), removed)
     return path

@@ -14,7 +14,7 @@ from selfdev.power import Verdict
 from selfdev.program_edits import Constant, constants
 from selfdev.report.tables import printable
 from selfdev.stats import paired_interval
-from selfdev.study import ORIGINS, unfair, write_program
+from selfdev.study import asked_line, unfair, write_program
 
 
 def constants_table(listed: tuple[Constant, ...] | list[Constant], after: list[Constant] | None = None) -> Table:
@@ -37,24 +37,27 @@ def polish_report(found: Polished) -> RenderableType:
     assert study.of.source is not None
     changed = zip(constants(study.of.source), constants(found.program.row.source), strict=True)
     after = [new for old, new in changed if old in found.constants]
-    questions = Text(
-        f"questions: {len(study.decide)} that decide and {len(study.held_out)} held out, {ORIGINS[study.origin]}"
-    )
+    questions = Text(f"questions: {asked_line(study)}")
     return Group(
         constants_table(found.constants, after), _arms(found), questions, Text(), Text(sentence(found), style="bold")
     )
 
 
 def _arms(found: Polished) -> Table:
-    table = Table(title="the same budget for both", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("tuned", min_width=15, no_wrap=True)
-    table.add_column("best", overflow="fold")
+    table = Table(
+        title="the same budget for both",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("tuned, its best", overflow="fold", min_width=15)
     for column in ("settings", "dropped", "failed", "spent", "gain", "held out"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, arm in ((found.study.of.id, found.program), ("Task Arithmetic", found.control)):
         verdicts = found.study.verdicts(arm.row, found.study.held_out)
         share = f"{sum(map(bool, verdicts))}/{len(verdicts)}"
-        table.add_row(name, _best(arm), str(arm.trials), str(arm.dropped), str(arm.failed), str(arm.spent),
+        table.add_row(f"{name}\n{_best(arm)}", str(arm.trials), str(arm.dropped), str(arm.failed), str(arm.spent),
                       f"{arm.gain:+.3f}", share)  # fmt: skip
     before = found.study.verdicts(found.original, found.study.held_out)
     table.caption = (
@@ -107,14 +110,6 @@ def write_polished(run: Path, found: Polished) -> Path | None:
     row, of = found.program.row, found.study.of
     if found.program.gain <= 0:
         return None
-    assert row.source is not None
-    header = {
-        "selfdev algorithm": row.id,
-        "polished from": of.id,
-        "evidence": sentence(found),
-        "questions": ORIGINS[found.study.origin],
-        "execution seed": f"{of.execution_seed} (of the program's own random draws)",
-    }
     path = run / "algorithms" / f"polished-{of.id}.py"
-    write_program(path, header, row.source)
+    write_program(path, found.study, "polished from", row, sentence(found), {})
     return path

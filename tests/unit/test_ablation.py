@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from selfdev import ablation, loop
-from selfdev.ablation import Worth, ablate, plan, removals
+from selfdev.ablation import Worth, ablate, check_budget, least_budget, plan, removals
 from selfdev.cli import app
 from selfdev.cli import control as cli_control
 from selfdev.compute.scripted import ScriptedWorker
@@ -27,8 +27,10 @@ from selfdev.report.tables import dev_table
 from selfdev.rundir import RunDirectory
 from selfdev.stats import mcnemar
 from selfdev.store import AFTER, Store, program_row
-from selfdev.types import Completion, ExecutionStatus, Outcome, Question, Split
-from tests.scripted import HashedWorker, racing_config, racing_parts, write_spread
+from selfdev.types import Completion, ExecutionStatus, Outcome, Split
+from tests.scripted import HashedWorker, racing_config
+from tests.unit import studies
+from tests.unit.studies import FRESH, Stopping, printed
 
 SOURCE = """import torch
 
@@ -39,7 +41,6 @@ def merge_models(task_vectors):
     weak = 0.8
     return strong
 """
-FRESH = tuple(Question(f"fresh-{i}", f"Question: fresh {i}\nAnswer:", str(i + 1), "add") for i in range(400))
 
 
 def quality(source: str) -> float | None:
@@ -57,40 +58,13 @@ def quality(source: str) -> float | None:
         return None
 
 
-def parts(workers: list[ScriptedWorker] | None = None):
-    made = racing_parts(quality_of=quality)
-    answers = {q.prompt: f" #### {q.gold}" for q in FRESH}
-
-    def open_worker():
-        with made.open_worker() as worker:
-            worker._answers |= answers
-        if workers is not None:
-            workers.append(worker)
-        return nullcontext(worker)
-
-    def sample(index, temperature, adapter):
-        return SOURCE + "```" if index == 0 and adapter is None else write_spread(index, temperature, adapter)
-
-    generator = type(made.generator)(sample, batch_size=4)
-    return replace(
-        made, generator=generator, open_worker=open_worker, fresh=lambda first, count: FRESH[first : first + count]
-    )
-
-
-@contextmanager
-def opened(path: Path, workers: list[ScriptedWorker] | None = None):
-    config = racing_config(iterations=2)
-    with open(os.devnull, "w") as sink, RunDirectory(path, config) as directory:
-        directory.begin()
-        yield Run(config, directory, parts(workers), RunView(Console(file=sink)))
+def opened(path: Path, workers: list[ScriptedWorker] | None = None, worker_class: type[HashedWorker] = HashedWorker):
+    return studies.opened(path, studies.study_parts((SOURCE,), quality, workers, worker_class))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("ablation") / "run"
-    with opened(path) as run:
-        loop.run(run.config, run.directory, run.parts, run.view)
-    return path
+    return studies.finish(tmp_path_factory.mktemp("ablation") / "run", studies.study_parts((SOURCE,), quality))
 
 
 @pytest.fixture
@@ -126,14 +100,24 @@ def test_every_part_is_told_from_the_others(copied: Path) -> None:
         assert "the same merge, so no question is needed" in simplest_sentence(found)
         assert found.spent <= 3000
         assert (run.store.scored(), run.store.final_counts(), run.store.known_results()) == before
-        console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-        with console.file:
-            console.print(ablation_report(found))
-        assert "same merge" in console.export_text()
+        assert "same merge" in printed(ablation_report(found))
+        # at the width of a terminal too every figure is there to its last digit
+        cells = printed(ablation_report(found), 80).split()
+        for cell in (f"{zero.wins}-{zero.losses}", f"{zero.p_value:.2g}", f"{zero.difference:+.3f}"):
+            assert cell in cells
         path = write_simplest(copied, found)
         assert path is not None
         assert f"# simplified from: {found.study.of.id}" in path.read_text()
         assert run.store.candidate(found.simplest.candidate).source == found.simplest.source
+
+
+def test_what_changes_no_bit_goes_though_the_budget_is_spent(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "COMBINATIONS", 0)  # nothing is left for combinations
+    with opened(copied) as run:
+        found = ablate(run, planted(run.store), 400)
+        assert found.spent + 2 * len(found.study.held_out) + len(found.study.decide) > 400
+        assert found.simplest.identical
+        assert "weak" not in found.simplest.source
 
 
 def test_it_asks_questions_that_the_run_asked_nowhere(copied: Path) -> None:
@@ -152,51 +136,16 @@ def test_it_asks_questions_that_the_run_asked_nowhere(copied: Path) -> None:
 
 
 def test_stopped_anywhere_it_ends_the_same(finished: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    class Stopping(HashedWorker):
-        left = 3
-
-        def run(self, *args):
-            self._count()
-            return super().run(*args)
-
-        def again(self, *args):
-            self._count()
-            return super().again(*args)
-
-        def _count(self):
-            Stopping.left -= 1
-            if Stopping.left < 0:
-                raise Stop
-
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     for path in (whole, pieces):
         shutil.copytree(finished, path)
     with opened(whole) as run:
         expected = ablate(run, planted(run.store), 2000)
         dump = run.store.dump()
-    stops = 0
-    while True:
-        Stopping.left = 3
-        with opened(pieces) as run:
-            inner = run.parts.open_worker
-
-            def open_worker(inner=inner):
-                with inner() as worker:
-                    stopping = Stopping(worker._quality, worker._answers)
-                return nullcontext(stopping)
-
-            run = Run(run.config, run.directory, replace(run.parts, open_worker=open_worker), run.view)
-            try:
-                found = ablate(run, planted(run.store), 2000)
-            except Stop:
-                stops += 1
-                continue
-            assert run.store.dump() == dump
-            assert (found.findings, found.simplest) == (expected.findings, expected.simplest)
-            break
+    parts = studies.study_parts((SOURCE,), quality, worker_class=Stopping)
+    found, held, stops = studies.in_pieces(pieces, parts, 3, lambda run: ablate(run, planted(run.store), 2000))
+    assert held == dump
+    assert (found.findings, found.simplest) == (expected.findings, expected.simplest)
     assert stops >= 2
     with opened(pieces, workers := []) as run:
         ablate(run, planted(run.store), 2000)
@@ -213,7 +162,7 @@ def test_a_program_that_ran_and_fails_when_asked_again_is_tried_again_later(copi
 
     with opened(copied) as run:
         of = planted(run.store)
-        worker = Busy(quality, {q.prompt: f" #### {q.gold}" for q in FRESH})
+        worker = Busy(quality, studies.ANSWERS)
         busy = Run(run.config, run.directory, replace(run.parts, open_worker=lambda: nullcontext(worker)), run.view)
         with pytest.raises(StageError, match="ran before and now ended with timeout"):
             ablate(busy, of, 3000)
@@ -241,6 +190,21 @@ def test_methods_are_scored_in_a_run_that_stopped_before_its_seed(
         done = CliRunner().invoke(app, ["baselines", str(tmp_path / "run"), *arguments])
         assert (done.exit_code, done.exception) == (0, None)
         assert "ties" in done.output
+
+
+def test_a_budget_that_cannot_reach_is_refused_before_anything_runs(copied: Path) -> None:
+    # 14 questions decide, asked of the original, of one merge and of half a combination, and 6 held out of two programs
+    assert least_budget(1) == 47  # 14 * (1 + 1.5 + 2 * 0.3 / 0.7) = 47
+    assert least_budget(10) == 236  # 14 * (1 + 15 + 0.857...)
+    with opened(copied, workers := []) as run:
+        with pytest.raises(UsageError, match=r"--budget 46 given; at least 47 .* one of the 9 removals .*, 215 if all"):
+            ablate(run, planted(run.store), 46)
+        assert run.store.candidates(AFTER) == []
+        with pytest.raises(UsageError, match="2 merges to ask need at least 68"):  # known once all have run
+            ablate(run, planted(run.store), 47)
+        assert len(run.store.candidates(AFTER)) == 10
+    assert len(workers) == 1
+    check_budget(removals(SOURCE), 47)
 
 
 def test_a_budget_that_does_not_reach_is_refused() -> None:
@@ -321,8 +285,8 @@ def in_the_sandbox(path: Path, source: str, shape: tuple[int, int]):
 
     from selfdev.compute.local import LocalWorker
 
+    made = studies.study_parts((SOURCE,), quality)
     vectors = [{"a.weight": torch.ones(*shape), "b.weight": torch.ones(5)} for _ in range(2)]
-    answers = {q.prompt: f" #### {q.gold}" for q in FRESH}
     config = racing_config(iterations=2)
     with (
         open(os.devnull, "w") as sink,
@@ -330,9 +294,9 @@ def in_the_sandbox(path: Path, source: str, shape: tuple[int, int]):
         RunDirectory(path / "run", config) as directory,
     ):
         directory.begin()
-        worker = LocalWorker(box, Weighed(answers), vectors, 2**20)
+        worker = LocalWorker(box, Weighed(studies.ANSWERS), vectors, 2**20)
         run = Run(
-            config, directory, replace(parts(), open_worker=lambda: nullcontext(worker)), RunView(Console(file=sink))
+            config, directory, replace(made, open_worker=lambda: nullcontext(worker)), RunView(Console(file=sink))
         )
         loop.record_facts(run)
         row = program_row("generated", "", 1, 0, source, 5)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from selfdev import loop
+from selfdev.cli import app
 from selfdev.errors import UsageError
 from selfdev.evaluation import Run
 from selfdev.polish import _block, bounds, plan, polish, tunable
@@ -24,8 +24,9 @@ from selfdev.rundir import RunDirectory
 from selfdev.store import AFTER, Store
 from selfdev.study import asking, begin
 from selfdev.types import Split
-from tests.scripted import HashedWorker, racing_config, scripted_parts, write_spread
-from tests.unit.test_ablation import FRESH
+from tests.scripted import HashedWorker, racing_config, scripted_parts
+from tests.unit import studies
+from tests.unit.studies import Stopping, printed
 
 HELPFUL = "def merge_models(tvs):\n    gain = 0.3  # helpful\n    return [t[0] * gain for t in tvs]\n"
 IDLE = "def merge_models(tvs):\n    gain = 0.3  # idle\n    return [t[0] * gain for t in tvs]\n"
@@ -44,35 +45,13 @@ def quality(source: str) -> float | None:
     return 0.4 if "torch.zeros_like(tensor)" not in source else 0.3
 
 
-def sample(index: int, temperature: float, adapter: Path | None) -> str:
-    if adapter is None and index < 2:
-        return (HELPFUL, IDLE)[index] + "```"
-    return write_spread(index, temperature, adapter)
-
-
-@contextmanager
 def opened(path: Path, worker_class: type[HashedWorker] = HashedWorker):
-    parts = scripted_parts(sample, quality, 3, None, worker_class)
-    inner = parts.open_worker
-
-    @contextmanager
-    def open_worker():
-        with inner() as worker:
-            worker._answers |= {q.prompt: f" #### {q.gold}" for q in FRESH}
-            yield worker
-
-    parts = replace(parts, open_worker=open_worker, fresh=lambda first, count: FRESH[first : first + count])
-    with open(os.devnull, "w") as sink, RunDirectory(path, racing_config(iterations=2)) as directory:
-        directory.begin()
-        yield Run(directory._config, directory, parts, RunView(Console(file=sink)))
+    return studies.opened(path, studies.study_parts((HELPFUL, IDLE), quality, worker_class=worker_class))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("polish") / "run"
-    with opened(path) as run:
-        loop.run(run.config, run.directory, run.parts, run.view)
-    return path
+    return studies.finish(tmp_path_factory.mktemp("polish") / "run", studies.study_parts((HELPFUL, IDLE), quality))
 
 
 @pytest.fixture
@@ -101,10 +80,11 @@ def test_a_better_constant_is_found_and_shown_on_questions_that_did_not_choose_i
         assert path is not None
         assert f"gain = {value!r}  # helpful" in path.read_text()
         assert (run.store.scored(), run.store.final_counts()) == before
-        console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-        with console.file:
-            console.print(polish_report(found))
-        assert f"{value:g}" in console.export_text()
+        assert f"{value:g}" in printed(polish_report(found))
+        # at the width of a terminal too every figure is there to its last digit
+        text = printed(polish_report(found), 80)
+        assert found.control.row.name in text
+        assert f"{found.program.gain:+.3f}" in text
         held = {q.id for q in found.study.held_out}
         answering = [
             row.id
@@ -182,41 +162,16 @@ def test_without_a_place_for_a_merge_every_program_is_asked_once(tmp_path: Path)
 
 
 def test_stopped_anywhere_it_ends_the_same(copied: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    class Stopping(HashedWorker):
-        left = 10**9
-
-        def run(self, *args):
-            self._count()
-            return super().run(*args)
-
-        def again(self, *args):
-            self._count()
-            return super().again(*args)
-
-        def _count(self):
-            Stopping.left -= 1
-            if Stopping.left < 0:
-                raise Stop
-
     shutil.copytree(copied, tmp_path / "whole")
     with opened(tmp_path / "whole") as run:
         expected = polish(run, planted(run.store, "helpful"), 400)
         dump = run.store.dump()
-    stops = 0
-    while True:
-        Stopping.left = 17
-        with opened(copied, Stopping) as run:
-            try:
-                found = polish(run, planted(run.store, "helpful"), 400)
-            except Stop:
-                stops += 1
-                continue
-            assert run.store.dump() == dump
-            assert (found.program, found.control) == (expected.program, expected.control)
-            break
+    parts = studies.study_parts((HELPFUL, IDLE), quality, worker_class=Stopping)
+    found, held, stops = studies.in_pieces(
+        copied, parts, 17, lambda run: polish(run, planted(run.store, "helpful"), 400)
+    )
+    assert held == dump
+    assert (found.program, found.control) == (expected.program, expected.control)
     assert stops >= 2
 
 
@@ -229,3 +184,5 @@ def test_what_is_tuned_and_where() -> None:
     assert bounds(0) == (-1.0, 1.0)
     with pytest.raises(UsageError, match="at least 168 question-evaluations"):
         plan(167)
+    done = CliRunner().invoke(app, ["polish", "nowhere", "winner", "--budget", "167"])  # before anything is opened
+    assert isinstance(done.exception, UsageError)
