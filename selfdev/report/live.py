@@ -35,7 +35,8 @@ class RunView:
             TimeElapsedColumn(),
         )
         directory.log(f"{label}: begins")
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        quiet = not self.console.is_terminal  # else rich leaves an empty line of every bar in a log
+        with Progress(*columns, console=self.console, transient=True, disable=quiet) as progress:
             task = progress.add_task(label, total=total)
             yield lambda count: progress.advance(task, count)
         seconds = time.monotonic() - begun
