@@ -164,6 +164,9 @@ class GapConfig(Section):
     # generate.temperature moves both without any learning. 0: on the iteration's programs, and no fit under a schedule
     samples: Annotated[int, Field(ge=0)] = 64
     temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
+    # Measured points inside each DPO stage, each of `samples` further samples. 1 makes two measurements per iteration,
+    # as in the paper: six points in three iterations, the fewest from which on a fit can be tested. 0: iterations only
+    checkpoints: Annotated[int, Field(ge=0)] = 1
     # What scores the samples; see `selfdev.verifiers.base`. The first one's curve is what stop advice looks at.
     verifiers: Annotated[tuple[VerifierName, ...], Field(min_length=1)] = ("likelihood", "implicit-reward")
     threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5  # scores below are dropped before the selection for U_v
@@ -173,6 +176,16 @@ class GapConfig(Section):
     resamples: Annotated[int, Field(ge=100)] = 2000  # of the bootstrap
     confidence: Share = 0.95  # of every interval
     stop_when_converged: bool = False  # end after an iteration when the fitted curve, or the alarm, advises to stop
+
+    @property
+    def inside(self) -> int:
+        """Measured points inside a DPO stage: none without samples of their own, as no program is written there."""
+        return self.checkpoints if self.samples > 1 else 0
+
+    @property
+    def drawn(self) -> int:
+        """Samples for measurement that an iteration draws, at most."""
+        return self.samples * (1 + self.inside)
 
 
 class CrossConfig(Section):

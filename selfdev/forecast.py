@@ -25,6 +25,7 @@ class Forecast:
     """Counts are exact upper bounds; seconds are extrapolated from the probe."""
 
     samples: int
+    measured_samples: int  # of the gap: drawn and judged, never run
     baseline_evaluations: int
     candidate_evaluations: int  # at most: every sample valid and new
     questions: int  # per evaluation
@@ -37,7 +38,8 @@ class Forecast:
     def minutes(self, valid_share: float) -> float:
         """Forecast wall-clock minutes when this share of the samples is valid and new."""
         evaluations = self.baseline_evaluations + valid_share * self.candidate_evaluations
-        return (evaluations * self.evaluation_seconds + self.samples * self.sample_seconds + self.train_seconds) / 60
+        sampling = (self.samples + self.measured_samples) * self.sample_seconds
+        return (evaluations * self.evaluation_seconds + sampling + self.train_seconds) / 60
 
 
 def measure(config: RunConfig, parts: Parts) -> Forecast:
@@ -66,6 +68,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
         parts.generator.close()
     return Forecast(
         samples=config.iterations * config.generate.samples,
+        measured_samples=config.iterations * config.gap.drawn,
         baseline_evaluations=len(rows) + (config.blocks - 1) * (1 + config.dev.finalists) + 1,  # the seed twice
         candidate_evaluations=config.iterations * config.generate.samples,
         questions=len(parts.task.block(0)),

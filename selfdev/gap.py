@@ -31,14 +31,14 @@ AUC; a sum of two variances has Satterthwaite's. Where fewer than two remain, or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc, gammaln, stdtrit
 
 from selfdev.dynamics.curves import FEWEST, Curve
-from selfdev.gap_records import PROBABILITIES, WORDS, Gap, Quantity
+from selfdev.gap_records import PROBABILITIES, UNCERTAINTY, WORDS, Gap, Quantity, whole
 
 Array = NDArray[np.float64]
 
@@ -103,26 +103,51 @@ def measure(
     if len(programs) < 2:
         return None
     looked = programs if measured is None else measured
-    quantities, correlation = dict[str, Quantity](), 0.0
-    if len(looked) > 1:
-        statistics = _uncertainty(looked, n, threshold)
-        values, replicates = _both(statistics, len(looked), resamples, seed)
-        errors = {name: _error(column) for name, column in replicates.items()}
-        freedom = _uncertainty_freedom(values, errors, len(looked))
-        quantities |= {name: _quantity(values[name], errors[name], freedom[name], confidence, name) for name in freedom}
-        correlation = _correlation(replicates["solver_nll"], replicates["verifier_nll"])
-    quantities |= _utility_quantities(programs, reference, n, threshold, resamples, confidence, seed)
+    gap = measure_uncertainty(verifier, looked, n, threshold, resamples, confidence, seed, temperature)
+    utility = _utility_quantities(programs, reference, n, threshold, resamples, confidence, seed)
+    quantities = {**gap.quantities, **utility}
     told = [name for name in WORDS if name != "brier" or verifier in PROBABILITIES]
-    return Gap(
-        verifier=verifier,
+    return replace(
+        gap,
         samples=len(programs),
         scored=sum(s.verdicts is not None for s in programs),
         questions=len(reference),
-        measured=len(looked),
-        kept=sum(s.judged >= threshold for s in looked),
         n=min(n, len(programs)),
-        temperature=temperature,
         quantities={name: quantities.get(name, Quantity(None)) for name in told},
+    )
+
+
+def measure_uncertainty(
+    verifier: str,
+    samples: Sequence[JudgedSample],
+    n: int,
+    threshold: float = 0.0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    temperature: float | None = None,
+) -> Gap:
+    """U_s, U_v and G of some samples, and nothing of programs: what is measured inside a DPO stage.
+
+    Arguments as in `measure`. Below two samples no quantity is told.
+    """
+    quantities, correlation = dict[str, Quantity](), 0.0
+    if len(samples) > 1:
+        values, replicates = _both(_uncertainty(samples, n, threshold), len(samples), resamples, seed)
+        errors = {name: _error(column) for name, column in replicates.items()}
+        freedom = _uncertainty_freedom(values, errors, len(samples))
+        quantities = {name: _quantity(values[name], errors[name], freedom[name], confidence, name) for name in freedom}
+        correlation = _correlation(replicates["solver_nll"], replicates["verifier_nll"])
+    return Gap(
+        verifier=verifier,
+        samples=0,
+        scored=0,
+        questions=0,
+        measured=len(samples),
+        kept=sum(s.judged >= threshold for s in samples),
+        n=min(n, len(samples)),
+        temperature=temperature,
+        quantities={name: quantities.get(name, Quantity(None)) for name in UNCERTAINTY},
         correlation=correlation,
     )
 
@@ -324,37 +349,51 @@ def pick_shares(counts: Array, criterion: Array, eligible: NDArray[np.bool_], n:
     if not len(places):
         return shares
     order = places[np.argsort(criterion[places], kind="stable")]
-    starts = np.flatnonzero(np.diff(criterion[order], prepend=-np.inf) > 0)
-    sizes = np.diff(np.append(starts, len(order)))
+    starts = _starts(criterion[order])
     sorted_counts = counts[:, order]
-    groups = np.add.reduceat(sorted_counts, starts, axis=1)  # (resamples, groups of equals)
-    behind = np.cumsum(groups, axis=1)
-    total = counts.sum(axis=1)
-    chance = _none_drawn(behind - groups, total, n) - _none_drawn(behind, total, n)
-    chance = _divided(chance, chance.sum(axis=1, keepdims=True))
-    shares[:] = np.where(np.isnan(chance[:, :1]), np.nan, 0.0)
-    shares[:, order] = np.repeat(np.nan_to_num(_divided(chance, groups)), sizes, axis=1) * sorted_counts
-    shares[np.isnan(chance[:, 0])] = np.nan
+    groups = _grouped(sorted_counts, starts)
+    none = _none_drawn(np.cumsum(groups, axis=1), counts.sum(axis=1), n)  # of this group and all before it
+    chance = np.empty_like(none)
+    chance[:, 0] = 1 - none[:, 0]
+    np.subtract(none[:, :-1], none[:, 1:], out=chance[:, 1:])
+    any_drawn = 1 - none[:, -1]
+    if len(starts) < len(order):  # equals share the chance of their group
+        sizes = np.diff(np.append(starts, len(order)))
+        chance = np.repeat(np.nan_to_num(_divided(chance, groups)), sizes, axis=1) * sorted_counts
+    shares[any_drawn > 0] = 0.0
+    shares[:, order] = _divided(chance, any_drawn[:, None])
     return shares
+
+
+def _starts(values: Array) -> NDArray[np.intp]:
+    """Where a group of equals begins in sorted values."""
+    return np.flatnonzero(np.diff(values, prepend=-np.inf) > 0)
+
+
+def _grouped(counts: Array, starts: NDArray[np.intp]) -> Array:
+    """(resamples, samples) summed over groups of neighbours, (resamples, groups)."""
+    return counts if len(starts) == counts.shape[1] else np.add.reduceat(counts, starts, axis=1)
 
 
 def _none_drawn(k: Array, total: Array, n: int) -> Array:
     """C(total - k, n) / C(total, n): none of k is in a random n of `total`; n is at most `total`. k: (rows, any)."""
-    whole = np.rint(total).astype(np.int64)[:, None]
-    size = np.minimum(n, whole)
-    rest = whole - np.rint(k).astype(np.int64)
-    log_factorial = gammaln(np.arange(int(whole.max(initial=0)) + 1) + 1.0)
-    possible = rest >= size
-    low = np.maximum(rest - size, 0)
-    log = log_factorial[np.maximum(rest, 0)] - log_factorial[low] - log_factorial[whole] + log_factorial[whole - size]
-    return np.where(possible, np.exp(np.minimum(log, 0.0)), 0.0)
+    whole = np.rint(total).astype(np.intp)
+    chance = np.zeros(k.shape)
+    for size in np.unique(np.minimum(n, whole)):
+        rows = np.minimum(n, whole) == size
+        log_factorial = gammaln(np.arange(int(whole[rows].max()) + 1) + 1.0)
+        ways = np.full(len(log_factorial), -np.inf)  # log(r! / (r - size)!); fewer than `size`: no way
+        ways[size:] = log_factorial[size:] - log_factorial[: len(log_factorial) - size]
+        rest = whole[rows, None] - np.rint(k[rows]).astype(np.intp)
+        chance[rows] = np.exp(ways[rest] - ways[whole[rows], None])
+    return chance
 
 
 def _auc(counts: Array, judged: Array, better: Array) -> Array:
     """Chance that a better sample is judged higher than another, ties count half (Mann-Whitney); NaN without both."""
     order = np.argsort(judged, kind="stable")
-    starts = np.flatnonzero(np.diff(judged[order], prepend=-np.inf) > 0)
-    good, bad = (np.add.reduceat(counts[:, order] * mark[order], starts, axis=1) for mark in (better, 1 - better))
+    starts, occurring = _starts(judged[order]), counts[:, order]
+    good, bad = (_grouped(occurring * mark[order], starts) for mark in (better, 1 - better))
     below = np.cumsum(bad, axis=1) - bad
     return _divided((good * (below + bad / 2)).sum(axis=1), good.sum(axis=1) * bad.sum(axis=1))
 
@@ -419,7 +458,7 @@ def _correlation(first: Array, second: Array) -> float:
     return float(np.clip(np.corrcoef(first[both], second[both])[0, 1], -0.99, 0.99))
 
 
-# -- over iterations --------------------------------------------------------------------------------------------------
+# -- over time --------------------------------------------------------------------------------------------------------
 
 
 def mean_gain(rows: Sequence[Sequence[bool]], seed: Sequence[bool], confidence: float = 0.95) -> Quantity:
@@ -444,19 +483,24 @@ def mean_gain(rows: Sequence[Sequence[bool]], seed: Sequence[bool], confidence: 
     return _quantity(value, float(np.hypot(first, second)), freedom, confidence, "verifier_gain")
 
 
-def curve_of(gaps: Mapping[int, Gap], gains: Mapping[int, Quantity]) -> Curve | None:
-    """U_s and U_v of one verifier over iterations, with the gain over the seed as the score from outside.
+def curve_of(gaps: Mapping[float, Gap], gains: Mapping[int, Quantity]) -> Curve | None:
+    """U_s and U_v of one verifier over time, with the gain over the seed, at the iterations, as the score from outside.
 
-    None below three iterations with both, and where their samples were drawn at several temperatures: a colder sample
-    has a lower NLL without any learning. Standard errors only where all iterations have them.
+    None below three points with both, and where their samples were drawn at several temperatures: a colder sample has
+    a lower NLL without any learning. Standard errors only where all iterations have them; a point inside a DPO stage
+    that alone has none is left out.
     """
-    times = [i for i, gap in sorted(gaps.items()) if has_curve_point(gap)]
+    times = [time for time, gap in sorted(gaps.items()) if has_curve_point(gap)]
+    iterations = whole(times)
+    if iterations and all(_has_errors(gaps[i]) for i in iterations):
+        times = [time for time in times if _has_errors(gaps[time])]
     if len(times) < FEWEST or len({gaps[i].temperature for i in times}) > 1:
         return None
     solver, verifier = ([gaps[i].quantities[name] for i in times] for name in ("solver_nll", "verifier_nll"))
-    known = all(q.se for q in (*solver, *verifier))
-    scores = [gains.get(i, Quantity(None)) for i in times]
-    scored = all(q.value is not None for q in scores)
+    known = all(_has_errors(gaps[i]) for i in times)
+    told = {i: gains.get(i, Quantity(None)) for i in iterations}
+    scored = bool(told) and all(q.value is not None for q in told.values())
+    scores = [told.get(int(time), Quantity(None)) if time == int(time) else Quantity(None) for time in times]
     return Curve(
         times=tuple(map(float, times)),
         solver=tuple(q.value or 0.0 for q in solver),
@@ -464,10 +508,14 @@ def curve_of(gaps: Mapping[int, Gap], gains: Mapping[int, Quantity]) -> Curve | 
         solver_se=tuple(q.se or 0.0 for q in solver) if known else None,
         verifier_se=tuple(q.se or 0.0 for q in verifier) if known else None,
         correlation=float(np.mean([gaps[i].correlation for i in times])) if known else 0.0,
-        score=tuple(q.value or 0.0 for q in scores) if scored else None,
-        score_se=tuple(q.se or 0.0 for q in scores) if scored and all(q.se for q in scores) else None,
+        score=tuple(q.value for q in scores) if scored else None,
+        score_se=tuple(q.se for q in scores) if scored and all(q.se for q in told.values()) else None,
         name=gaps[times[0]].verifier,
     )
+
+
+def _has_errors(gap: Gap) -> bool:
+    return all(gap.quantities[name].se for name in ("solver_nll", "verifier_nll"))
 
 
 def has_curve_point(gap: Gap) -> bool:

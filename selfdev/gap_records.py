@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ WORDS = {
 }
 
 
+UNCERTAINTY = tuple(name for name in WORDS if name.endswith(("_nll", "_per_token", "_tokens")) or name == "nll_gap")
 COUNTS = ("samples", "scored", "questions", "measured", "kept", "n", "temperature", "correlation")
 
 
@@ -49,7 +50,10 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """One iteration under one verifier; `WORDS` says what the quantities are."""
+    """One point in time under one verifier; `WORDS` says what the quantities are.
+
+    A point inside a DPO stage has no programs: only the quantities of `UNCERTAINTY` are there.
+    """
 
     verifier: str
     samples: int  # programs
@@ -57,7 +61,7 @@ class Gap:
     questions: int  # of that score
     measured: int  # samples of the uncertainty
     kept: int  # of these, whose judgement reaches the threshold
-    n: int  # samples that are selected from, never more than `samples`
+    n: int  # samples that are selected from, never more than there are
     temperature: float | None  # at which those of the uncertainty were drawn
     quantities: Mapping[str, Quantity]
     correlation: float  # of the errors of U_s and U_v
@@ -74,8 +78,35 @@ def from_record(verifier: str, record: Mapping[str, Any]) -> Gap:
     return Gap(verifier, **{name: record[name] for name in COUNTS}, quantities=quantities)
 
 
+Gaps = Mapping[float, Mapping[str, Gap]]
+"""Time -> verifier -> measurement. Whole numbers are iterations; others lie inside the DPO stage of the iteration
+below, at the share of its optimiser steps that were done."""
+
+
+def whole(times: Iterable[float]) -> list[int]:
+    """The iterations among the times."""
+    return [int(time) for time in times if time == int(time)]
+
+
 def recorded(record: Mapping[str, Any]) -> tuple[dict[str, Gap], Quantity]:
     """Gaps and gain of an iteration's row; nothing where an earlier version wrote it or fewer than two samples are."""
     if record.get("definitions") != DEFINITIONS:
         return {}, Quantity(None)
     return {name: from_record(name, r) for name, r in record["verifiers"].items()}, Quantity(*record["gain"])
+
+
+def recorded_inside(record: Mapping[str, Any]) -> dict[float, dict[str, Gap]]:
+    """The points inside the DPO stage of an iteration's row, by time; none in rows of earlier versions."""
+    return {
+        point["time"]: {name: from_record(name, r) for name, r in point["verifiers"].items()}
+        for point in record.get("inside", [])
+    }
+
+
+def recorded_points(rows: Mapping[int, Mapping[str, Any]]) -> tuple[dict[float, dict[str, Gap]], dict[int, Quantity]]:
+    """Gaps of iterations and of the points inside them in the order of time, and gains of iterations, of their rows."""
+    gaps, gains = dict[float, dict[str, Gap]](), dict[int, Quantity]()
+    for iteration, record in sorted(rows.items()):
+        gaps[iteration], gains[iteration] = recorded(record)
+        gaps |= recorded_inside(record)
+    return gaps, gains

@@ -3,8 +3,9 @@ run that was stopped at any instant. Parts never see the loop; the loop is the o
 
     the test questions are sealed
     baselines on dev
-    for each iteration:  sample -> run and score on dev (a race) -> pair -> train the generator -> judge the samples,
-                         measure the gap; where it has converged and the run may end early, it does
+    for each iteration:  sample -> run and score on dev (a race) -> pair -> train the generator -> sample at checkpoints
+                         of the training, judge all samples, measure the gap; where it has converged and the run may
+                         end early, it does
     the best of all iterations beside the baselines, on questions that they have not met
     the one winner is registered, for `selfdev test`
 """
@@ -21,6 +22,7 @@ from selfdev.dynamics.cross import counts, shares
 from selfdev.errors import StageError
 from selfdev.estimates import best_baseline
 from selfdev.evaluation import Run, confirm, evaluate_baselines, evaluate_iteration, held_out_count, run_finals
+from selfdev.gap_samples import Point, draw_at, draw_inside, missing_samples
 from selfdev.generate import extract_program, sample_requests, stream_seed, temperature
 from selfdev.pair import external_pairs, in_finals, inverted_share, pair
 from selfdev.prompting import text_hash
@@ -28,9 +30,9 @@ from selfdev.report.files import write_iteration_files
 from selfdev.report.live import RunView
 from selfdev.rundir import RunDirectory
 from selfdev.stats import AnswerRow
-from selfdev.store import SEALED, CandidateRow, MeasuredRow, QuestionRow, candidate_id, program_row, sample_row
+from selfdev.store import SEALED, CandidateRow, QuestionRow, candidate_id, program_row, sample_row
 from selfdev.train import train
-from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split
+from selfdev.types import ExecutionStatus, PreferencePair, ScoredCandidate, Split, TrainReport
 from selfdev.verify import decide_stop, track_gap
 from selfdev.wiring import Parts
 
@@ -65,10 +67,11 @@ def run_iteration(run: Run, iteration: int) -> None:
     pairs, evidence = make_pairs(run, iteration)
     run.store.set_pairs(iteration, pairs)
     trained = train_generator(run, iteration, pairs)
+    draw_inside(run, iteration, trained)
     current = run.store.scored(iteration)
     gap = track_gap(run, iteration)
     heat = temperature(iteration, run.config.generate.temperature, run.config.generate.decay)
-    run.store.commit_iteration(iteration, heat, trained, gap, evidence)
+    run.store.commit_iteration(iteration, heat, asdict(trained), gap, evidence)
     run.directory.log(f"iteration {iteration} closed: {len(current)} samples, {len(pairs)} pairs")
 
 
@@ -124,16 +127,18 @@ def draw_samples(run: Run, iteration: int) -> None:
     Whole batches that are recorded are not drawn again.
     """
     config, store, generator = run.config, run.store, run.parts.generator
-    drawn, measured = len(store.candidates(iteration, "generated")), len(store.measured(iteration))
-    missing = sample_requests(config.seed, iteration, range(drawn, config.generate.samples))
-    unmeasured = sample_requests(config.seed, iteration, range(measured, config.gap.samples), "measure")
+    missing = sample_requests(
+        config.seed, iteration, range(len(store.candidates(iteration, "generated")), config.generate.samples)
+    )
+    point = Point(iteration)
+    unmeasured = missing_samples(run, point)
     if not missing and not unmeasured:
         return
     heat = temperature(iteration, config.generate.temperature, config.generate.decay)
     adapter = adapter_before(run.directory, iteration)
     name = run.directory.checkpoint_name(adapter)
-    with run.view.phase(run.directory, iteration, "generate", len(missing) + len(unmeasured)) as advance:
-        try:
+    try:
+        with run.view.phase(run.directory, iteration, "generate", len(missing)) as advance:
             generator.load(adapter)
             for batch in generator.sample(run.parts.prompt, missing, heat):
                 store.add_candidates(
@@ -142,15 +147,10 @@ def draw_samples(run: Run, iteration: int) -> None:
                     for s in batch
                 )  # fmt: skip
                 advance(len(batch))
-            for batch in generator.sample(run.parts.prompt, unmeasured, config.gap.temperature):
-                store.add_measured(
-                    MeasuredRow(candidate_id("measured", iteration, s.index, s.text), iteration, s.index, name,
-                                config.gap.temperature, s.seed, s.text, s.tokens, s.nll, s.truncated)
-                    for s in batch
-                )  # fmt: skip
-                advance(len(batch))
-        finally:
-            generator.close()
+        if unmeasured:
+            draw_at(run, point, unmeasured, name)
+    finally:
+        generator.close()
 
 
 def make_pairs(run: Run, iteration: int) -> tuple[list[PreferencePair], dict[str, object]]:
@@ -218,8 +218,8 @@ def pair_evidence(
     return found
 
 
-def train_generator(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -> dict[str, object]:
-    """DPO on the iteration's pairs, from the previous adapter; an adapter that is complete is not trained again."""
+def train_generator(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -> TrainReport:
+    """DPO on the iteration's pairs, from the previous adapter; a stage that is complete is not trained again."""
     previous = adapter_before(run.directory, iteration)
     with run.view.phase(run.directory, iteration, "train", total=None) as advance:
         _, report = train(
@@ -230,8 +230,9 @@ def train_generator(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -
             run.directory.checkpoint(iteration),
             stream_seed(run.config.seed, "train", iteration, 0) % 2**31,
             lambda *_: advance(1),
+            run.config.gap.inside,
         )
-    return asdict(report)
+    return report
 
 
 def adapter_before(directory: RunDirectory, iteration: int) -> Path | None:

@@ -94,6 +94,32 @@ def _m006_measurement_samples(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _m007_checkpoints(db: sqlite3.Connection) -> None:
+    """Samples of one iteration may be of several checkpoints: SQLite changes a UNIQUE by a new table only."""
+    judged = """CREATE TABLE measured_judgement (
+            measured_id TEXT NOT NULL REFERENCES measured (id), verifier TEXT NOT NULL, score REAL NOT NULL,
+            nll REAL, reference_nll REAL, PRIMARY KEY (measured_id, verifier)) STRICT, WITHOUT ROWID"""
+    for statement in (
+        "CREATE TEMP TABLE old_judgement AS SELECT * FROM measured_judgement",
+        "CREATE TEMP TABLE old_measured AS SELECT * FROM measured",
+        "DROP TABLE measured_judgement",
+        "DROP TABLE measured",
+        # step: optimiser steps of the iteration's DPO stage before it; time: iteration plus their share of the stage
+        """CREATE TABLE measured (
+            id TEXT PRIMARY KEY, iteration INTEGER NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
+            idx INTEGER NOT NULL, checkpoint TEXT NOT NULL, temperature REAL NOT NULL, sample_seed TEXT NOT NULL,
+            text TEXT NOT NULL, tokens INTEGER NOT NULL, nll REAL NOT NULL, truncated INTEGER NOT NULL,
+            UNIQUE (iteration, step, idx)) STRICT""",
+        judged,
+        """INSERT INTO measured SELECT id, iteration, 0, iteration, idx, checkpoint, temperature, sample_seed, text,
+            tokens, nll, truncated FROM old_measured""",
+        "INSERT INTO measured_judgement SELECT * FROM old_judgement",
+        "DROP TABLE old_judgement",
+        "DROP TABLE old_measured",
+    ):
+        db.execute(statement)
+
+
 MIGRATIONS = (
     ("001_first", _m001_first),
     ("002_fingerprints", _m002_fingerprints),
@@ -101,4 +127,5 @@ MIGRATIONS = (
     ("004_judgements", _m004_judgements),
     ("005_external_pairs", _m005_external_pairs),
     ("006_measurement_samples", _m006_measurement_samples),
+    ("007_checkpoints", _m007_checkpoints),
 )

@@ -73,6 +73,7 @@ class Work:
     own: int  # prompt tokens of one question
     answer: int  # token limit of an answer
     samples: int
+    measured: int  # samples that the gap is measured on, at iterations and inside their training
     prompt: int  # tokens of the generator's prompt
     program: int  # token limit of a program
     pairs: int  # trained on, all epochs and iterations
@@ -152,6 +153,7 @@ def workload(config: RunConfig, prompt_characters: int, baselines: int) -> Work:
         own=own,
         answer=config.evaluate.max_new_tokens or _TASK_TOKENS.get(config.task.name, _OTHER_LIMIT),
         samples=samples,
+        measured=config.iterations * config.gap.drawn,
         prompt=math.ceil(prompt_characters / CHARACTERS_PER_TOKEN),
         program=config.generate.max_new_tokens,
         pairs=_pairs(config),

@@ -46,8 +46,12 @@ def seconds(plan: Plan, config: RunConfig, seed: Shape, generator: Shape, device
     vectors = (len(config.models.sources) + 2) * seed.merged * seed.bytes
     bandwidth = HOST_BANDWIDTH if config.models.merge_on == "host" else BANDWIDTH_SHARE * device.bandwidth
     merging = PROGRAM_PASSES * vectors / bandwidth
-    sampling = _decode_seconds(
-        generator, config.generate.batch_size, work.samples, work.prompt, work.program, device, config.generate.engine
+    sampling = sum(
+        _decode_seconds(generator, rows, count, work.prompt, work.program, device, config.generate.engine)
+        for rows, count in (
+            (config.generate.batch_size, work.samples),
+            (min(config.generate.batch_size, max(1, config.gap.samples)), work.measured),
+        )
     )
     # Two sequences a pair; forward and backward of policy (frozen weights: 4 x parameters), forward of the reference.
     flops = (8 if config.train.gradient_checkpointing else 6) * generator.parameters  # per token

@@ -211,6 +211,14 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class StageCheckpoint:
+    """An adapter that was saved inside a DPO stage."""
+
+    step: int  # optimiser steps done, below those of the stage
+    digest: str  # SHA-256 of its weights file, hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
 class TrainReport:
     """What one DPO stage did. Loss and margins are means over the last logged steps."""
 
@@ -220,3 +228,5 @@ class TrainReport:
     reward_margin: float  # beta * ((log pi/ref)(chosen) - (log pi/ref)(rejected)), nats
     reward_accuracy: float
     curve: tuple[Mapping[str, float], ...] = field(default=())  # one entry per logged step
+    digest: str = ""  # SHA-256 of the weights file of the adapter; empty where nothing was trained
+    checkpoints: tuple[StageCheckpoint, ...] = ()  # saved inside the stage, in the order of their steps

@@ -1,7 +1,9 @@
 """The gap stage: every sample of an iteration judged by the run's verifiers, and what is measured of that.
 
-Judgements are recorded per sample, one transaction per verifier and iteration, so that everything else here is computed
-from the store. `likelihood` needs no recorded judgement: the samples of older runs hold what it looks at.
+The samples are the iteration's programs and those that its uncertainty is measured on (`selfdev.gap_samples`), also at
+checkpoints inside its DPO stage, where the verifier is the checkpoint itself. Judgements are recorded per sample, one
+transaction per verifier and point in time, so that everything else here is computed from the store. `likelihood` needs
+no recorded judgement: the samples of older runs hold what it looks at.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from selfdev.dynamics import fit as fit_curve
 from selfdev.dynamics.curves import FEWEST
 from selfdev.dynamics.signals import LEVEL
 from selfdev.evaluation import Run
-from selfdev.gap import JudgedSample, curve_of, has_curve_point, mean_gain, measure
-from selfdev.gap_records import DEFINITIONS, Gap, Quantity, recorded
+from selfdev.gap import JudgedSample, curve_of, has_curve_point, mean_gain, measure, measure_uncertainty
+from selfdev.gap_records import DEFINITIONS, Gap, Gaps, Quantity, recorded_points, whole
 from selfdev.generate import stream_seed
 from selfdev.store import RACE_BLOCK, STOPPED, CandidateRow, MeasuredRow, Store
 from selfdev.types import Split
@@ -30,10 +32,13 @@ NEEDS_RESULT = "majority"  # cannot judge what was never run
 
 def track_gap(run: Run, iteration: int) -> dict[str, Any]:
     """Judge an iteration's samples, and measure; what the iteration's row holds."""
-    with run.view.phase(run.directory, iteration, "gap", len(run.config.gap.verifiers)) as advance:
+    store, config = run.store, run.config
+    passes = (1 + len(store.measured_steps(iteration))) * len(config.gap.verifiers)
+    with run.view.phase(run.directory, iteration, "gap", passes) as advance:
         judge_samples(run, iteration, advance)
-        gaps = measure_iteration(run.store, run.config, iteration)
-        return record_of(gaps, gain_over_seed(run.store, run.config, iteration), run.config.gap)
+        judge_inside(run, iteration, advance)
+        gaps, inside = measure_iteration(store, config, iteration), measure_inside(store, config, iteration)
+        return record_of(gaps, gain_over_seed(store, config, iteration), config.gap, inside)
 
 
 def judge_samples(run: Run, iteration: int, advance: Callable[[int], None]) -> None:
@@ -41,16 +46,38 @@ def judge_samples(run: Run, iteration: int, advance: Callable[[int], None]) -> N
 
     `majority` asks what a sample comes to, so it does not judge samples that are never run.
     """
-    store, names = run.store, run.config.gap.verifiers
-    rows, looked = store.candidates(iteration, "generated"), store.measured(iteration)
-    writer = rows[0].checkpoint if rows else "base"
-    adapter = None if writer == "base" else run.directory.path / writer
+    store = run.store
+    rows = store.candidates(iteration, "generated")
     programs = {row.id: response_of(row) for row in rows}
-    measured = {row.id: Response(row.text, row.tokens, row.nll) for row in looked}
-    done, measured_done = store.judgements(iteration), store.measured_judgements(iteration)
+    _judge(
+        run,
+        rows[0].checkpoint if rows else "base",
+        (programs, store.judgements(iteration)),
+        (_measured_responses(store.measured(iteration)), store.measured_judgements(iteration)),
+        advance,
+    )
+
+
+def judge_inside(run: Run, iteration: int, advance: Callable[[int], None]) -> None:
+    """Let the run's verifiers judge the samples of an iteration's checkpoints, each as it was at that checkpoint."""
+    for step in run.store.measured_steps(iteration):
+        looked, done = run.store.measured(iteration, step), run.store.measured_judgements(iteration, step)
+        _judge(run, looked[0].checkpoint, ({}, {}), (_measured_responses(looked), done), advance)
+
+
+Judged = tuple[Mapping[str, Response], Mapping[str, Mapping[str, Judgement]]]
+"""Samples by id; verifier -> judgements that are recorded."""
+
+
+def _judge(run: Run, writer: str, programs: Judged, measured: Judged, advance: Callable[[int], None]) -> None:
+    """Judge what one checkpoint has written, by the verifiers whose judgements are not recorded."""
+    store, adapter = run.store, None if writer == "base" else run.directory.path / writer
     waiting: dict[str, tuple[Mapping[str, Response], Mapping[str, Response]]] = {
-        name: (programs if name not in done else {}, measured if name not in {*measured_done, NEEDS_RESULT} else {})
-        for name in names
+        name: (
+            programs[0] if name not in programs[1] else {},
+            measured[0] if name not in measured[1] and name != NEEDS_RESULT else {},
+        )
+        for name in run.config.gap.verifiers
         if name != NEEDS_ADAPTER or adapter is not None
     }
     missing = [name for name, groups in waiting.items() if any(groups)]
@@ -66,6 +93,10 @@ def judge_samples(run: Run, iteration: int, advance: Callable[[int], None]) -> N
             advance(1)
 
 
+def _measured_responses(rows: Sequence[MeasuredRow]) -> dict[str, Response]:
+    return {row.id: Response(row.text, row.tokens, row.nll) for row in rows}
+
+
 def response_of(row: CandidateRow) -> Response:
     """A sample as verifiers see it; what it comes to is its merged model."""
     merged = row.duplicate_of or row.id if row.status is not None and row.status.has_result else None
@@ -78,19 +109,14 @@ def response_of(row: CandidateRow) -> Response:
 def measure_iteration(store: Store, config: RunConfig, iteration: int) -> dict[str, Gap]:
     """Verifier -> its gap on the samples of an iteration, in the order of the configuration."""
     rows, looked = store.candidates(iteration, "generated"), store.measured(iteration)
-    judged, measured = store.judgements(iteration), store.measured_judgements(iteration)
+    judged = store.judgements(iteration)
     judged.setdefault("likelihood", {row.id: _likelihood(row) for row in rows})
-    measured.setdefault("likelihood", {row.id: _likelihood(row) for row in looked})
+    measured = _judged_measured(store, iteration, 0)
     reference, verdicts = shared_verdicts(store, config, iteration)
     gap, gaps = config.gap, dict[str, Gap]()
     temperature = looked[0].temperature if looked else next((row.temperature for row in rows), None)
     for name in gap.verifiers:
-        found = judged.get(name, {})
-        uncertain = [
-            JudgedSample(row.nll, row.tokens, measured[name][row.id].score)
-            for row in looked
-            if row.id in measured.get(name, {})
-        ]
+        found, uncertain = judged.get(name, {}), measured.get(name, [])
         gap_found = measure(
             name,
             [_program(row, verdicts.get(row.id), found[row.id]) for row in rows if row.id in found],
@@ -106,6 +132,36 @@ def measure_iteration(store: Store, config: RunConfig, iteration: int) -> dict[s
         if gap_found is not None:
             gaps[name] = gap_found
     return gaps
+
+
+def measure_inside(store: Store, config: RunConfig, iteration: int) -> dict[float, dict[str, Gap]]:
+    """Time -> verifier -> uncertainty at the checkpoints of an iteration's DPO stage.
+
+    Each point has samples of its own, and its bootstrap resamples these and no others: errors of different points are
+    independent, but for what they share as points of one training.
+    """
+    gap, found = config.gap, dict[float, dict[str, Gap]]()
+    for step, time in store.measured_steps(iteration).items():
+        judged, heat = _judged_measured(store, iteration, step), store.measured(iteration, step)[0].temperature
+        stream = stream_seed(config.seed, "gap", iteration, step)
+        found[time] = {
+            name: measure_uncertainty(
+                name, judged[name], gap.n, gap.threshold, gap.resamples, gap.confidence, stream, heat
+            )
+            for name in gap.verifiers
+            if name in judged
+        }
+    return found
+
+
+def _judged_measured(store: Store, iteration: int, step: int) -> dict[str, list[JudgedSample]]:
+    """Verifier -> the samples for measurement at a point that it has judged."""
+    rows, judged = store.measured(iteration, step), store.measured_judgements(iteration, step)
+    judged.setdefault("likelihood", {row.id: _likelihood(row) for row in rows})
+    return {
+        name: [JudgedSample(row.nll, row.tokens, found[row.id].score) for row in rows if row.id in found]
+        for name, found in judged.items()
+    }
 
 
 def _likelihood(row: CandidateRow | MeasuredRow) -> Judgement:
@@ -142,7 +198,7 @@ def gain_over_seed(store: Store, config: RunConfig, iteration: int) -> Quantity:
     return mean_gain(list(verdicts.values()), reference, config.gap.confidence)
 
 
-def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig) -> dict[str, Any]:
+def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig, inside: Gaps | None = None) -> dict[str, Any]:
     """What the iteration's row holds, as JSON."""
     if not gaps:
         return {}
@@ -154,15 +210,19 @@ def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig) -> dic
         **settings,
         "gain": [gain.value, gain.low, gain.high, gain.se],
         "verifiers": {name: gap.record() for name, gap in gaps.items()},
+        "inside": [
+            {"time": time, "verifiers": {name: gap.record() for name, gap in found.items()}}
+            for time, found in (inside or {}).items()
+        ],
     }
 
 
-# -- over iterations --------------------------------------------------------------------------------------------------
+# -- over time --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """One verifier's curve over the iterations so far, and what it says."""
+    """One verifier's curve so far, and what it says."""
 
     curve: Curve
     fit: GapFit
@@ -171,7 +231,7 @@ class Fitted:
 
 
 def fitted(
-    gaps: Mapping[int, Mapping[str, Gap]],
+    gaps: Gaps,
     gains: Mapping[int, Quantity],
     verifier: str,
     confidence: float,
@@ -179,21 +239,30 @@ def fitted(
 ) -> Fitted | None:
     """The fit of `selfdev.dynamics` to one verifier's curve; None where `no_fit` says why.
 
+    Points inside DPO stages make the curve better known, and what it says stays the same: the gain of one more
+    iteration is from the generator that wrote the last programs to the one a whole iteration later.
+
     Args:
+        gaps: by time, points inside DPO stages with them.
+        gains: by iteration.
+        verifier: whose curve.
+        confidence: of every interval.
         level: chance that the alarm fires without a cause.
     """
     curve = curve_of({i: found[verifier] for i, found in gaps.items() if verifier in found}, gains)
     if curve is None:
         return None
-    fit, alarm = fit_curve(curve, 1.0, confidence), blind_spot(curve, level)
+    now = max(whole(curve.times), default=None)
+    fit, alarm = fit_curve(curve, 1.0, confidence, now=now), blind_spot(curve, level)
     return Fitted(curve, fit, alarm, advise(fit, alarm))
 
 
-def no_fit(gaps: Mapping[int, Mapping[str, Gap]], verifier: str) -> str:
+def no_fit(gaps: Gaps, verifier: str) -> str:
     """Why there is no fit to a verifier's curve."""
     told = [found[verifier] for found in gaps.values() if verifier in found and has_curve_point(found[verifier])]
     if len(told) < FEWEST:
-        return f"{len(told)} iterations with U_s and U_v; a fit needs three"
+        late = "; its first is behind the first training: before it there is no reward" * (verifier == NEEDS_ADAPTER)
+        return f"{len(told)} point{'s' * (len(told) != 1)} with U_s and U_v; a fit needs three{late}"
     heats = ", ".join("?" if gap.temperature is None else f"{gap.temperature:.3g}" for gap in told)
     return (
         f"no fit: U_s and U_v are of programs drawn at temperatures {heats}, and colder samples have a lower NLL "
@@ -221,14 +290,14 @@ def _reason_to_stop(run: Run, iteration: int) -> str | None:
     if iteration < FEWEST:
         return None
     config = run.config.gap
-    rows = {row["iteration"]: recorded(row["gap"]) for row in run.store.iterations() if row["iteration"] <= iteration}
-    gaps = {i: found for i, (found, _) in rows.items()}
-    name = first_in_all(config.verifiers, list(gaps.values()))
+    gaps, gains = recorded_points(
+        {row["iteration"]: row["gap"] for row in run.store.iterations() if row["iteration"] <= iteration}
+    )
+    name = first_in_all(config.verifiers, [gaps[i] for i in gains])
     if name is None:
         run.directory.log(f"no stop decision after iteration {iteration}: no verifier has a U_v in every iteration")
         return None
     looks = run.config.iterations - FEWEST
-    gains = {i: gain for i, (_, gain) in rows.items()}
     found = fitted(gaps, gains, name, 1 - (1 - config.confidence) / looks, LEVEL / looks)
     if found is None or found.advice not in (Advice.STOP, Advice.ALARM):
         return None

@@ -26,11 +26,19 @@ BLOCKS = tuple(Question(f"dev-{i}", f"Question: dev {i}\nAnswer:", str(i + 1), "
 TEST = tuple(Question(f"test-{i}", f"Question: test {i}\nAnswer:", str(i + 1), "sub") for i in range(40))
 
 
+def learned_by(adapter: Path | None) -> int:
+    """How many stages an adapter has behind it; one inside a stage counts as that stage's end."""
+    if adapter is None:
+        return 0
+    stage = adapter.parent if adapter.name.startswith("step-") else adapter
+    return int(stage.name.rsplit("-", 1)[1])
+
+
 def write(index: int, temperature: float, adapter: Path | None) -> str:
     """Sample `index`: every fifth has no program, every fifth fails; quality grows with the adapter's number."""
     if index % 5 == 3:
         return "I would rather not."
-    learned = 0 if adapter is None else int(adapter.name.rsplit("-", 1)[1])
+    learned = learned_by(adapter)
     quality = "fails" if index % 5 == 4 else f"{min(1.0, 0.05 * ((7 * index) % 11) + 0.03 * learned):.2f}"
     return f"import torch\n\n\ndef merge_models(task_vectors):\n    return {index}  # quality {quality}\n```"
 
@@ -48,7 +56,7 @@ def scripted_config(**overrides: object) -> RunConfig:
     return load_config(
         overrides={"generate.samples": 20, "task.dev_size": 20, "task.test_size": 40, "pair.chosen_share": 0.1,
                    "dev.resample": "fixed", "race.enabled": False, "gap.resamples": 100,
-                   "gap.samples": 20, **overrides}
+                   "gap.samples": 20, "gap.checkpoints": 0, **overrides}
     )  # fmt: skip
 
 
@@ -93,7 +101,7 @@ class HashedWorker(ScriptedWorker):
 
 def write_spread(index: int, temperature: float, adapter: Path | None) -> str:
     """Sample `index` of an iteration: the eighth fails, all others differ, from useless to nearly perfect."""
-    learned = 0 if adapter is None else int(adapter.name.rsplit("-", 1)[1])
+    learned = learned_by(adapter)
     quality = "fails" if index % 12 == 7 else f"{((37 * index + 5 + 11 * learned) % 97) / 100:.3f}"
     return f"import torch\n\n\ndef merge_models(task_vectors):\n    return {index}  # quality {quality}\n```"
 

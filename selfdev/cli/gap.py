@@ -2,8 +2,9 @@
 
 A curves file is CSV with a header. Needed: `time` (or `epoch`, or `iteration`), `solver`, `verifier` (uncertainties in
 nats, lower is better). Optional: `solver_se` and `verifier_se` (standard errors), with `correlation` (of both errors),
-`score` (accuracy, higher is better) with `score_se`, `assessed` (the model's own judgement, higher is better), and
-`setting`, `seed`: rows that share both are one curve.
+`score` (accuracy, higher is better; empty where it was not measured) with `score_se`, `assessed` (the model's own
+judgement, higher is better), and `setting`, `seed`: rows that share both are one curve. Times may be any numbers; they
+need not be whole or evenly spaced.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from math import inf, isfinite
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 TIMES = ("time", "epoch", "iteration")
 NEEDED = ("solver", "verifier")
 OPTIONAL = ("solver_se", "verifier_se", "score", "score_se", "assessed")
+MAY_BE_EMPTY = ("score", "score_se")
 GROUPS = ("setting", "seed")
 QUANTITIES = {
     "rate": "rate, k (alpha - beta)",
@@ -108,21 +110,25 @@ def read_curves(path: Path) -> tuple[list[Curve], list[str]]:
         raise DataError(f"no file {path}; give a .csv file with the columns time, solver, verifier")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path} is no text in UTF-8; give a .csv file with the columns time, solver, verifier")
     reader = csv.DictReader(StringIO(text, newline=""), restkey="", skipinitialspace=True)
     try:
         header = [name.strip().lower() for name in reader.fieldnames or []]
         reader.fieldnames = header
         time = _time_column(header, path)
-        groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+        groups: dict[tuple[str, ...], list[dict[str, float | None]]] = {}
         used = [time, *NEEDED, *(name for name in (*OPTIONAL, "correlation") if name in header)]
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if row.get(""):
                 raise DataError(f"{place}: more values than columns")
             key = tuple((row.get(name) or "").strip() for name in GROUPS)
-            groups.setdefault(key, []).append({name: _number(row[name], name, place) for name in used})
+            groups.setdefault(key, []).append({name: _cell(row[name], name, place) for name in used})
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
     if not groups:
@@ -145,6 +151,10 @@ def _time_column(header: Sequence[str], path: Path) -> str:
     return times[0]
 
 
+def _cell(text: str | None, name: str, place: str) -> float | None:
+    return None if name in MAY_BE_EMPTY and not (text or "").strip() else _number(text, name, place)
+
+
 def _number(text: str | None, name: str, place: str) -> float:
     try:
         value = float(text or "")
@@ -155,11 +165,12 @@ def _number(text: str | None, name: str, place: str) -> float:
     return value
 
 
-def _curve(key: tuple[str, ...], rows: list[dict[str, float]], time: str, path: Path) -> Curve:
+def _curve(key: tuple[str, ...], rows: list[dict[str, float | None]], time: str, path: Path) -> Curve:
     from selfdev.dynamics import Curve
 
-    rows = sorted(rows, key=lambda row: row[time])
-    columns = {name: tuple(row[name] for row in rows) for name in rows[0]}
+    rows = sorted(rows, key=lambda row: row[time] or 0.0)
+    columns: dict[str, Any] = {name: tuple(row[name] for row in rows) for name in rows[0]}
+    columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     name = _name(key)
     correlations = sorted(set(columns.pop("correlation", (0.0,))))
     if len(correlations) > 1:
@@ -200,7 +211,10 @@ def _quantities(found: GapFit) -> Table:
     for name, words in QUANTITIES.items():
         estimate: Estimate = getattr(found, name)
         table.add_row(words, _value(estimate), _interval(estimate, positive=name in ("rate", "ratio")))
-    table.caption = f"R2: solver {found.r2[0]:.4f}, verifier {found.r2[1]:.4f} (high for any smooth curve)"
+    table.caption = (
+        f"R2: solver {found.r2[0]:.4f}, verifier {found.r2[1]:.4f} (high for any smooth curve). Still to gain, and the "
+        f"gain of a step of {found.step:g}: from time {found.now:g} on"
+    )
     table.caption_justify = "left"
     return table
 
@@ -312,6 +326,7 @@ def fit_record(
         "scatter": found.scatter,
         "forecasts": forecasts and [asdict(row) for row in forecasts],
         "alarm": alarm and asdict(alarm),
+        "now": found.now,
         "step": found.step,
         "tolerance": least,
         "advice": advise(found, alarm, least).name.lower(),
@@ -378,15 +393,30 @@ def _span(values: Sequence[float]) -> float:
 
 
 def _csv(curve: Curve, deviations: tuple[float, float], correlation: float) -> str:
-    columns = {"time": curve.times, "solver": curve.solver, "verifier": curve.verifier}
-    if min(deviations) > 0:
-        columns |= {"solver_se": (deviations[0],) * len(curve), "verifier_se": (deviations[1],) * len(curve)}
-        columns |= {"correlation": (correlation,) * len(curve)}
+    if not min(deviations) > 0:
+        return curves_text([curve])
+    solver_se, verifier_se = ((deviation,) * len(curve) for deviation in deviations)
+    return curves_text([replace(curve, solver_se=solver_se, verifier_se=verifier_se, correlation=correlation)])
+
+
+def curves_text(curves: Sequence[Curve]) -> str:
+    """A curves file, which `read_curves` reads: columns that no curve has are left out, names are settings."""
+    rows = [row for curve in curves for row in _rows(curve)]
+    names = ("setting", "time", *NEEDED, "solver_se", "verifier_se", "correlation", "score", "score_se", "assessed")
+    columns = [name for name in names if any(row[name] for row in rows) or name in ("time", *NEEDED)]
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([f"{value:.10g}" for value in row] for row in zip(*columns.values(), strict=True))
+    writer.writerows([row[name] for name in columns] for row in rows)
     return stream.getvalue()
+
+
+def _rows(curve: Curve) -> Iterator[dict[str, str]]:
+    columns = {"time": curve.times, "correlation": (curve.correlation if curve.has_errors else None,) * len(curve)}
+    columns |= {name: getattr(curve, name) or (None,) * len(curve) for name in (*NEEDED, *OPTIONAL)}
+    for i in range(len(curve)):
+        cells = {name: "" if values[i] is None else f"{values[i]:.10g}" for name, values in columns.items()}
+        yield {"setting": curve.name} | cells
 
 
 def _write(text: str, output: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""`selfdev gap RUN`: the solver-verifier gap of a run, from its samples and judgements."""
+"""`selfdev gap RUN`: the solver-verifier gap of a run, from its samples and judgements; also at its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from selfdev.cli.show import RunPath, open_store
 from selfdev.store import STOPPED
 
 if TYPE_CHECKING:
-    from selfdev.gap_records import Gap, Quantity
+    from selfdev.config import RunConfig
+    from selfdev.gap_records import Gap, Gaps, Quantity
     from selfdev.report.plot import Panel
+    from selfdev.store import Store
 
 
 class Group(TyperGroup):
@@ -40,29 +42,29 @@ def gap_of_run(
         typer.Option("--tolerance", min=0.0, help="A next gain (nats) that counts as none; default: 1 % of the drop."),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the curves into this .svg file.")] = None,
+    curves: Annotated[Path | None, typer.Option("--csv", help="Write the curves for `selfdev gap fit`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """A run's gap per iteration and verifier, its fit, the next gain, stop advice; also as `selfdev gap RUN`."""
-    from selfdev.gap_records import recorded
+    """A run's gap over time and verifier, its fit, the next gain, stop advice; also as `selfdev gap RUN`."""
     from selfdev.report.gap import gap_tables
     from selfdev.rundir import check_writable, read_run_config, write_atomic
-    from selfdev.verify import gain_over_seed, measure_iteration
 
-    if plot is not None:
-        check_writable(plot)
+    for path in (plot, curves):
+        if path is not None:
+            check_writable(path)
     config = read_run_config(run)
     changed = {name: value for name, value in (("n", n), ("threshold", threshold)) if value is not None}
     config = config.model_copy(update={"gap": config.gap.model_copy(update=changed)})
     with open_store(run) as store:
         rows = {row["iteration"]: row for row in store.iterations()}
-        measured = {i: recorded({} if changed else row["gap"]) for i, row in rows.items()}
-        gaps = {i: found or measure_iteration(store, config, i) for i, (found, _) in measured.items()}
-        gains = {i: gain if found else gain_over_seed(store, config, i) for i, (found, gain) in measured.items()}
+        gaps, gains = _points(store, config, {i: {} if changed else row["gap"] for i, row in rows.items()})
         stopped = store.get_meta(STOPPED)
     if plot is not None:
         from selfdev.report.plot import svg
 
         write_atomic(plot, svg(panels(gaps, gains, config.gap.verifiers)))
+    if curves is not None:
+        write_atomic(curves, _csv(gaps, gains, config.gap.verifiers))
     if as_json:
         record = _record(
             gaps,
@@ -82,13 +84,40 @@ def gap_of_run(
     _print_fits(console, gaps, gains, config.gap.verifiers, config.gap.confidence, tolerance)
     if stopped is not None:
         _line(console, f"the run ended early, after iteration {stopped}")
-    if plot is not None:
-        _line(console, f"plot: {plot}")
+    for word, path in (("plot", plot), ("curves", curves)):
+        if path is not None:
+            _line(console, f"{word}: {path}")
+
+
+def _points(
+    store: Store, config: RunConfig, rows: Mapping[int, Mapping[str, Any]]
+) -> tuple[dict[float, Mapping[str, Gap]], dict[int, Quantity]]:
+    """Gaps by time and gains by iteration: as the rows hold them, or measured again where they hold none."""
+    from selfdev.gap_records import recorded, recorded_inside
+    from selfdev.verify import gain_over_seed, measure_inside, measure_iteration
+
+    gaps: dict[float, Mapping[str, Gap]] = {}
+    gains: dict[int, Quantity] = {}
+    for i, record in rows.items():
+        found, gain = recorded(record)
+        gaps[i] = found or measure_iteration(store, config, i)
+        gaps |= recorded_inside(record) if found else measure_inside(store, config, i)
+        gains[i] = gain if found else gain_over_seed(store, config, i)
+    return gaps, gains
+
+
+def _csv(gaps: Gaps, gains: Mapping[int, Quantity], names: tuple[str, ...]) -> str:
+    """The curves that are fitted, as a curves file: one setting per verifier."""
+    from selfdev.cli.gap import curves_text
+    from selfdev.gap import curve_of
+
+    found = (curve_of({t: g[name] for t, g in gaps.items() if name in g}, gains) for name in names)
+    return curves_text([curve for curve in found if curve is not None])
 
 
 def _print_fits(
-    console: Console, gaps: Mapping[int, Mapping[str, Gap]], gains: Mapping[int, Quantity], names: tuple[str, ...],
-    confidence: float, tolerance: float | None,
+    console: Console, gaps: Gaps, gains: Mapping[int, Quantity], names: tuple[str, ...], confidence: float,
+    tolerance: float | None,
 ) -> None:  # fmt: skip
     from selfdev.cli.gap import print_fit
     from selfdev.dynamics import compare
@@ -103,8 +132,8 @@ def _print_fits(
 
 
 def _record(
-    gaps: Mapping[int, Mapping[str, Gap]], gains: Mapping[int, Quantity], temperatures: Mapping[int, float],
-    names: tuple[str, ...], confidence: float, tolerance: float | None,
+    gaps: Gaps, gains: Mapping[int, Quantity], temperatures: Mapping[int, float], names: tuple[str, ...],
+    confidence: float, tolerance: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Quantities as {value, low, high, se}; null where not told."""
     from dataclasses import asdict
@@ -118,40 +147,40 @@ def _record(
     for name in names:
         found = fitted(gaps, gains, name, confidence)
         fits[name] = None if found is None else fit_record(found.fit, found.alarm, compare(found.curve), tolerance)
-    rows = [
-        {
-            "iteration": i,
-            "temperature": temperatures[i],
-            "gain": asdict(gains[i]),
-            "verifiers": {
-                name: {count: getattr(gap, count) for count in COUNTS}
-                | {key: asdict(q) for key, q in gap.quantities.items()}
-                for name, gap in measured.items()
-            },
+    told = {
+        time: {
+            name: {count: getattr(gap, count) for count in COUNTS}
+            | {key: asdict(q) for key, q in gap.quantities.items()}
+            for name, gap in measured.items()
         }
-        for i, measured in gaps.items()
+        for time, measured in gaps.items()
+    }
+    rows = [
+        {"iteration": i, "temperature": temperatures[i], "gain": asdict(gain), "verifiers": told[i]}
+        for i, gain in gains.items()
     ]
-    return {"confidence": confidence, "iterations": rows, "fits": fits}
+    inside = [{"time": time, "verifiers": found} for time, found in told.items() if time not in gains]
+    return {"confidence": confidence, "iterations": rows, "inside": inside, "fits": fits}
 
 
-def panels(gaps: Mapping[int, Mapping[str, Gap]], gains: Mapping[int, Quantity], names: tuple[str, ...]) -> list[Panel]:
-    """Per verifier: uncertainties, and gains over the seed."""
+def panels(gaps: Gaps, gains: Mapping[int, Quantity], names: tuple[str, ...]) -> list[Panel]:
+    """Per verifier: uncertainties, also at checkpoints, and gains over the seed, at the iterations."""
     from selfdev.report.plot import Panel, Series
 
-    def curve(label: str, quantities: Mapping[int, Quantity]) -> Series:
-        return Series(label, [(float(i), q.value, q.low, q.high) for i, q in quantities.items() if q.value is not None])
+    def curve(label: str, quantities: Mapping[float, Quantity]) -> Series:
+        return Series(label, [(float(t), q.value, q.low, q.high) for t, q in quantities.items() if q.value is not None])
 
     result = []
     for name in names:
-        found = {i: measured[name] for i, measured in gaps.items() if name in measured}
+        found = {time: measured[name] for time, measured in gaps.items() if name in measured}
 
-        def series(label: str, key: str, found: Mapping[int, Gap] = found) -> Series:
-            return curve(label, {i: gap.quantities[key] for i, gap in found.items()})
+        def series(label: str, key: str, found: Mapping[float, Gap] = found) -> Series:
+            return curve(label, {time: gap.quantities[key] for time, gap in found.items() if key in gap.quantities})
 
         heats = {gap.temperature for gap in found.values()}
         mixed = " (temperatures differ)" if len(heats) > 1 else ""
         nll = [series("U_s", "solver_nll"), series("U_v", "verifier_nll"), series("G", "nll_gap")]
-        programs = curve("a program", {i: gains[i] for i in found})
+        programs = curve("a program", {i: gain for i, gain in gains.items() if i in found})
         result.append(Panel(f"{name}: uncertainty, nats{mixed}", "iteration", nll))
         result.append(
             Panel(f"{name}: gain over the seed", "iteration", [programs, series("best of N", "verifier_gain")])

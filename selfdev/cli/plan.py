@@ -116,6 +116,10 @@ def _token_table(made: Plan) -> Table:
     table.add_row(
         "programs", f"{work.samples:,} x {work.program} = {work.samples * work.program:,}, prompt {work.prompt}"
     )
+    if work.measured:
+        table.add_row(
+            "for the gap", f"{work.measured:,} x {work.program} = {work.measured * work.program:,}, measured only"
+        )
     table.add_row("trained", f"{work.pairs:,} pairs x 2 x {work.prompt + work.program}")
     return table
 

@@ -105,6 +105,8 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
     evaluations = expected.baseline_evaluations + expected.candidate_evaluations
     table.add_row("dev", dev_text(config, expected.questions))
     table.add_row("candidates", f"{config.iterations} x {config.generate.samples} = {expected.samples}")
+    if expected.measured_samples:
+        table.add_row("gap", gap_text(config, expected.measured_samples))
     table.add_row(
         "evaluations",
         f"{expected.baseline_evaluations} baselines and finals + at most {expected.candidate_evaluations} candidates = "
@@ -125,12 +127,21 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
 
 def dev_text(config: RunConfig, questions: int) -> str:
     """Which dev questions are asked."""
-    blocks = "one block for all iterations" if config.blocks == 1 else f"{config.blocks} blocks, one per iteration"
+    blocks = "one block for all iterations"
+    if config.blocks > 1:
+        blocks = f"{config.blocks} blocks: one per iteration, one of baselines and finals"
     from selfdev.evaluation import held_out_count
 
     held = held_out_count(config, questions)
     race = f"; race with {held} of them held out" if config.race.enabled else ""
     return f"{questions} questions, {blocks}{race}"
+
+
+def gap_text(config: RunConfig, samples: int) -> str:
+    """How many samples are drawn for measurement, and where."""
+    count = config.gap.inside
+    inside = f" and at {count} point{'s' * (count > 1)} inside each training" if count else ""
+    return f"{samples} more samples, measured only: {config.gap.samples} at each iteration{inside}"
 
 
 def power_text(config: RunConfig, expected: Forecast) -> str:

@@ -69,6 +69,7 @@ class GapFit:
     gap_limit: Estimate  # b / k
     solver_limit: Estimate
     verifier_limit: Estimate
+    now: float  # the time from which the two gains below count
     solver_left: Estimate  # U_s now (fitted) minus its limit
     step: float  # one more iteration, in units of time
     next_gain: Estimate  # U_s now minus U_s one step later, fitted
@@ -91,23 +92,28 @@ class GapFit:
         return self.shared.estimate({SOLVER: 1.0}, loading), self.shared.estimate({VERIFIER: 1.0}, loading)
 
 
-def fit(curve: Curve, step: float = 1.0, confidence: float = 0.95, seed: int = 0) -> GapFit:
-    """Fit one run.
+def fit(curve: Curve, step: float = 1.0, confidence: float = 0.95, seed: int = 0, now: float | None = None) -> GapFit:
+    """Fit one run. Times need not be evenly spaced.
 
     Args:
         step: one more iteration, in the curve's units of time.
         confidence: of every interval, each by itself.
         seed: of the bootstrap test of equal rates.
+        now: the time from which what is left to gain and the gain of one more step count; None: the last one.
     """
     if not 0 < step < inf:
         raise ValueError(f"step {step}: need a finite number above 0")
+    since = curve.times[-1] if now is None else now
+    if not curve.times[0] <= since < inf:
+        raise ValueError(f"now {now}: need a time from the first measurement on, {curve.times[0]}")
     both = data(curve)
     shared, noise = profile(both, confidence), _noise(curve)
     return GapFit(
         curve=curve,
         noise=noise,
         confidence=confidence,
-        **identified(shared, step),
+        **identified(shared, step, since - curve.times[0]),
+        now=since,
         step=step,
         r2=(_r2(both, shared.best, SOLVER), _r2(both, shared.best, VERIFIER)),
         scatter=shared.scatter,
@@ -122,9 +128,9 @@ def fit(curve: Curve, step: float = 1.0, confidence: float = 0.95, seed: int = 0
     )
 
 
-def identified(shared: Profile, step: float) -> dict[str, Estimate]:
-    """All that the curves identify, by the names of `GapFit`."""
-    last, limit = float(shared.data.times[-1]), at_time(inf)
+def identified(shared: Profile, step: float, now: float | None = None) -> dict[str, Estimate]:
+    """All that the curves identify, by the names of `GapFit`; `now` counts from the first time, None is the last."""
+    last, limit = float(shared.data.times[-1]) if now is None else now, at_time(inf)
     solver, verifier, gap = {SOLVER: 1.0}, {VERIFIER: 1.0}, {SOLVER: 1.0, VERIFIER: -1.0}
     return {
         "rate": shared.rate,

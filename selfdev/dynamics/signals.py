@@ -52,7 +52,7 @@ def blind_spot(curve: Curve, level: float = LEVEL) -> Alarm | None:
     From every start on, a straight line is put through the rest: with standard errors from two points on (z test),
     without from four (t test). The start with the most significant fall counts, its p-value times the number of starts
     (Bonferroni). Over the same span `assessed`, or minus the verifier's uncertainty, must rise, significantly where
-    four points allow a test.
+    four points allow a test. Only the times with a score count for its fall; all of the span count for the rise.
 
     Returns:
         None where there is no score or too few points.
@@ -60,19 +60,22 @@ def blind_spot(curve: Curve, level: float = LEVEL) -> Alarm | None:
     if curve.score is None:
         return None
     fewest = 2 if curve.score_se is not None else 4
-    starts = range(len(curve) - fewest + 1)
+    known = [i for i, value in enumerate(curve.score) if value is not None]
+    starts = range(len(known) - fewest + 1)
     if not starts:
         return None
-    score, quality = np.asarray(curve.score), np.asarray(curve.assessed or [-v for v in curve.verifier])
-    errors = None if curve.score_se is None else np.asarray(curve.score_se)
-    times = np.asarray(curve.times)
+    score = np.array([curve.score[i] for i in known], float)
+    errors = None if curve.score_se is None else np.array([curve.score_se[i] for i in known], float)
+    times = np.asarray(curve.times)[known]
     tests = [_slope(times[i:], score[i:], None if errors is None else errors[i:]) for i in starts]
     best = min(starts, key=lambda i: tests[i][1])
     slope, p = tests[best]
     p = min(1.0, p * len(starts))
     span = times[-1] - times[best]
-    up, chance = _slope(times[best:], -quality[best:], None)
-    rises = -up > 0 and (len(times) - best < 4 or chance <= level)
+    within = slice(known[best], known[-1] + 1)
+    quality = np.asarray(curve.assessed or [-v for v in curve.verifier])[within]
+    up, chance = _slope(np.asarray(curve.times)[within], -quality, None)
+    rises = -up > 0 and (len(quality) < 4 or chance <= level)
     return Alarm(
         fired=bool(p <= level and slope < 0 and rises),
         since=float(times[best]) if slope < 0 else None,

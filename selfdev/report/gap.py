@@ -1,4 +1,4 @@
-"""The solver-verifier gap of a run, for people: per iteration and verifier, with intervals."""
+"""The solver-verifier gap of a run, for people: over time and per verifier, with intervals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from selfdev.gap_records import DEFINITIONS, Gap, Quantity
-
-Gaps = Mapping[int, Mapping[str, Gap]]  # iteration -> verifier -> measurement
+from selfdev.gap_records import DEFINITIONS, Gap, Gaps, Quantity, whole
 
 
 def gap_text(record: Mapping[str, Any]) -> Text:
@@ -32,6 +30,10 @@ def gap_text(record: Mapping[str, Any]) -> Text:
         nll = _difference(found, "solver_nll", "verifier_nll", "nll_gap", ".1f", " nats")
         chosen = f"best of {found['n']} by {name}"
         lines.append(f"solver-verifier gap, {chosen}: dev score {score}; NLL {nll}")
+    for point in record.get("inside", []):
+        for name, found in point["verifiers"].items():
+            nll = _difference(found, "solver_nll", "verifier_nll", "nll_gap", ".1f", " nats")
+            lines.append(f"inside the DPO stage, at {point['time']:.3g}, by {name}: NLL {nll}")
     return Text("\n".join(lines))
 
 
@@ -58,7 +60,10 @@ def _old_text(gap: Mapping[str, float]) -> Text:
 
 
 def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> list[Table]:
-    """Uncertainty, programs beside the seed, and what the verifiers add; empty where nothing was measured."""
+    """Uncertainty, programs beside the seed, and what the verifiers add; empty where nothing was measured.
+
+    Points inside DPO stages have a row of their own in the first and are not in the others: there are no programs.
+    """
     if not any(gaps.values()):
         return []
     level = f"{100 * confidence:g} %"
@@ -68,29 +73,34 @@ def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> 
     judged = any("brier" in gap.quantities for gap in every)
     heads = ("verifier", "gap", level, "rel.", "AUC", level, *(("Brier",) if judged else ()))
     judge = _table("solver-verifier gap: dev score", heads)
-    for iteration, found in gaps.items():
+    iterations = whole(gaps)
+    for time, found in gaps.items():
         for name, gap in found.items():
-            q, where = gap.quantities, (str(iteration), name)
+            q, where = gap.quantities, (f"{time:.3g}", name)
             length = f"{_cell(q['solver_tokens'], '.0f')}/{_cell(q['verifier_tokens'], '.0f')}"
             nats.add_row(
                 *where, _cell(q["solver_nll"], ".1f"), _cell(q["verifier_nll"], ".1f"), _cell(q["nll_gap"], "+.1f"),
                 _interval(q["nll_gap"], ".1f") or "-", _cell(q["nll_gap_per_token"], "+.3f"), length,
             )  # fmt: skip
+            if time not in iterations:
+                continue
             brier = [_cell(q.get("brier", Quantity(None)), ".2f")] if judged else []
             judge.add_row(
                 *where, _cell(q["score_gap"], "+.2f"), _interval(q["score_gap"], ".2f") or "-",
                 _cell(q["relative_gap"], "+.2f"), _cell(q["auc"], ".2f"), _plain_interval(q["auc"]), *brier,
             )  # fmt: skip
-        if found:
-            gap, gain = next(iter(found.values())), gains.get(iteration, Quantity(None))
+        if found and time in iterations:
+            gap, gain = next(iter(found.values())), gains.get(int(time), Quantity(None))
             q = gap.quantities
             seed.add_row(
-                str(iteration), _cell(q["solver_valid"], ".2f"), _cell(gain, "+.3f"), _interval(gain, ".3f") or "-",
+                f"{time:.3g}", _cell(q["solver_valid"], ".2f"), _cell(gain, "+.3f"), _interval(gain, ".3f") or "-",
                 _cell(q["better"], ".2f"), _cell(q["pass_at_n"], ".2f"), _plain_interval(q["pass_at_n"]),
                 _cell(q["best_at_n"], "+.3f"),
             )  # fmt: skip
-    questions, n = _listed(gap.questions for gap in every), _listed(gap.n for gap in every)
-    _caption(nats, f"NLL at temperature 1 of {_drawn(every)}; U_v: lowest per token of N, above the threshold")
+    programs = [gap for gap in every if gap.samples]
+    questions, n = _listed(gap.questions for gap in programs), _listed(gap.n for gap in programs)
+    between = ". Between whole numbers: inside a DPO stage, by its steps" if len(gaps) > len(iterations) else ""
+    _caption(nats, f"NLL at temperature 1 of {_drawn(every)}; U_v: lowest per token of N, above the threshold{between}")
     _caption(
         seed,
         f"gain: of a program that ran, on {questions} questions that all of the iteration answered (each iteration its "

@@ -8,6 +8,7 @@ from html import escape
 
 WIDTH, HEIGHT = 420, 260  # of one panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 36
+LABELS = 10  # below the horizontal axis, at most: beyond, only whole numbers get one
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#7b3fa0", "#8c564b", "#666666")
 
 Place = Callable[[float, float], tuple[float, float]]  # (x, y) of the data -> pixels
@@ -56,7 +57,8 @@ def _panel(panel: Panel) -> list[str]:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     out.append(f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="black"/>')
-    out += [_text(at(x, y0)[0], HEIGHT - BOTTOM + 14, f"{x:g}", "middle") for x in xs]
+    labels = xs if len(xs) <= LABELS else [x for x in xs if x == int(x)]
+    out += [_text(at(x, y0)[0], HEIGHT - BOTTOM + 14, f"{x:.3g}", "middle") for x in labels]
     for y in (y0 + (y1 - y0) * share for share in (0.05, 0.5, 0.95)):
         out.append(_text(LEFT - 5, at(x0, y)[1] + 4, f"{y:.3g}", "end"))
     for i, series in enumerate(panel.series):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdev.estimates import final_rows
-from selfdev.gap_records import recorded
+from selfdev.gap_records import recorded_points
 from selfdev.pair import by_gain, in_finals, overall
 from selfdev.report.arms import arms_table
 from selfdev.report.gap import gap_tables, gap_text
@@ -279,8 +279,7 @@ def final_tables(store: Store) -> RenderableType:
 def _gaps(store: Store) -> list[RenderableType]:
     """The gap per iteration and verifier, and why the run ended early, where it did."""
     rows = {row["iteration"]: row["gap"] for row in store.iterations()}
-    found = {iteration: recorded(gap) for iteration, gap in rows.items()}
-    gaps, gains = {i: gap for i, (gap, _) in found.items()}, {i: gain for i, (_, gain) in found.items()}
+    gaps, gains = recorded_points(rows)
     levels = [gap["confidence"] for gap in rows.values() if "verifiers" in gap]
     parts: list[RenderableType] = [*gap_tables(gaps, gains, levels[0])] if levels else []
     if levels and not any(gaps.values()):

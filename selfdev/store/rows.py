@@ -53,7 +53,9 @@ class MeasuredRow:
 
     id: str
     iteration: int
-    index: int
+    step: int  # optimiser steps of the iteration's DPO stage before it; 0: by what wrote the iteration's programs
+    time: float  # iteration plus the share of the stage's steps that are done
+    index: int  # among those of one step
     checkpoint: str  # adapter directory relative to the run, or "base"
     temperature: float
     sample_seed: int

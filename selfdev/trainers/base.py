@@ -1,21 +1,24 @@
 """The trainer seam: preference pairs in, a LoRA adapter directory out. `scripted` is the fake, `trl` the real one.
 
-A finished stage is one directory that holds a PEFT adapter and `train.json`, its report. It appears at once, by a
-rename, so a directory with a readable report is a complete one.
+A finished stage is one directory that holds a PEFT adapter and `train.json`, its report; adapters that were asked for
+inside the stage are directories below it, `step-N`. It appears at once, by a rename, so a directory with a readable
+report is a complete one. The report has the digest of every adapter's weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from selfdev.errors import RunError, UsageError
-from selfdev.types import PreferencePair, TrainReport
+from selfdev.types import PreferencePair, StageCheckpoint, TrainReport
 
 REPORT = "train.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,12 @@ class Trainer(Protocol):
         out: Path,
         seed: int,
         on_progress: OnProgress | None = None,
+        checkpoints: int = 0,
     ) -> TrainReport:
         """Continue from `previous` (None: from the base model) and write the new adapter to `out`, which is not there.
 
-        The reference policy is the one training starts from. The same arguments give the same adapter.
+        The reference policy is the one training starts from. The same arguments give the same adapter, and so they do
+        with any number of checkpoints: adapters after the steps of `checkpoint_steps`, at `step_directory`.
 
         Raises:
             StageError: training failed; nothing is at `out`.
@@ -84,6 +89,56 @@ class TrainSettings:
             )
 
 
+def checkpoint_steps(total: int, count: int) -> list[int]:
+    """Optimiser steps after which a stage of `total` is saved: as near as whole steps come to `count` equal distances.
+
+    The start and the end are none of them. Where there are fewer steps, those that there are.
+    """
+    steps = {(2 * place * total + count + 1) // (2 * (count + 1)) for place in range(1, count + 1)}  # half rounds up
+    return sorted(step for step in steps if 0 < step < total)
+
+
+def step_directory(out: Path, step: int) -> Path:
+    """Where the adapter lies that a stage at `out` had after so many steps."""
+    return out / f"step-{step}"
+
+
+def adapter_digest(directory: Path) -> str:
+    """SHA-256 of an adapter's weights file."""
+    with (directory / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finish(directory: Path, report: TrainReport, checkpoints: int) -> TrainReport:
+    """Write the report of a stage whose adapters are all there, with their digests."""
+    saved = [
+        StageCheckpoint(step, adapter_digest(step_directory(directory, step)))
+        for step in checkpoint_steps(report.steps, checkpoints)
+    ]
+    whole = replace(report, digest=adapter_digest(directory), checkpoints=tuple(saved))
+    write_report(directory, whole)
+    return whole
+
+
+def check_adapters(directory: Path, report: TrainReport) -> None:
+    """Compare the adapters of a finished stage with their digests.
+
+    Raises:
+        RunError: one is gone or has changed.
+    """
+    expected = {directory: report.digest} | {step_directory(directory, c.step): c.digest for c in report.checkpoints}
+    for adapter, digest in expected.items():
+        try:
+            same = adapter_digest(adapter) == digest
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(
+                f"the weights of {adapter} are not those that were trained (missing or changed); move {directory} away "
+                "and run again: its iteration is trained anew"
+            )
+
+
 def write_report(directory: Path, report: TrainReport) -> None:
     """Write `train.json`; non-finite numbers are refused with ValueError."""
     (directory / REPORT).write_text(json.dumps(asdict(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -108,4 +163,5 @@ def read_report(directory: Path) -> TrainReport | None:
 def _parse(values: dict[str, Any]) -> TrainReport:
     known = {field.name: values[field.name] for field in fields(TrainReport)}
     known["curve"] = tuple(dict(point) for point in values["curve"])
+    known["checkpoints"] = tuple(StageCheckpoint(**saved) for saved in values["checkpoints"])
     return TrainReport(**known)

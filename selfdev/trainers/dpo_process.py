@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import IO, Any
 
 from selfdev.errors import ModelError, SelfdevError, StageError
-from selfdev.trainers.base import TrainSettings, write_report
+from selfdev.trainers.base import TrainSettings, checkpoint_steps, finish, step_directory
 from selfdev.types import TrainReport
 
 PARENT = "SELFDEV_PARENT_PID"  # environment: the process that started this one
@@ -42,6 +42,7 @@ class Job:
     out: str  # adapter directory to write
     seed: int
     chat_template: bool  # the prompt is a user message, the completion the assistant's
+    checkpoints: int  # adapters to save inside the stage
     settings: TrainSettings
 
 
@@ -70,10 +71,14 @@ def run(job: Job, progress: IO[str]) -> TrainReport:
     trainer.train()
     report = _report(trainer.state.log_history, len(rows))
     out = Path(job.out)
+    _save(trainer.model, out)
+    return finish(out, report, job.checkpoints)
+
+
+def _save(model: Any, directory: Path) -> None:
+    """Write the trained adapter alone, without the frozen copy that is the reference."""
     # Embeddings are never trained; asking for them would send peft to the hub for the base model's configuration.
-    trainer.model.save_pretrained(out, selected_adapters=["default"], save_embedding_layers=False)
-    write_report(out, report)
-    return report
+    model.save_pretrained(directory, selected_adapters=["default"], save_embedding_layers=False)
 
 
 def _read_rows(job: Job) -> list[dict[str, Any]]:
@@ -104,7 +109,7 @@ def _build_trainer(job: Job, rows: list[dict[str, Any]], progress: IO[str]) -> A
         args=_arguments(job, seed, str(model.dtype) == "torch.bfloat16"),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[_progress_callback(progress)],
+        callbacks=[_progress_callback(progress), _checkpoint_callback(Path(job.out), job.checkpoints)],
     )
 
 
@@ -186,6 +191,19 @@ def _progress_callback(progress: IO[str]) -> Any:
                 print(json.dumps(line), file=progress, flush=True)
 
     return ProgressCallback()
+
+
+def _checkpoint_callback(out: Path, count: int) -> Any:
+    from transformers import TrainerCallback
+
+    class CheckpointCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """Saves the adapter inside the stage; nothing random is drawn for it, so training goes on as without."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step in checkpoint_steps(state.max_steps, count):
+                _save(model, step_directory(out, state.global_step))
+
+    return CheckpointCallback()
 
 
 def _point(step: int, logs: Mapping[str, Any]) -> dict[str, float] | None:

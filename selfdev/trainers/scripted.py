@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfdev.trainers.base import OnProgress, TrainProgress, write_report
+from selfdev.trainers.base import WEIGHTS, OnProgress, TrainProgress, checkpoint_steps, finish, step_directory
 from selfdev.types import PreferencePair, TrainReport
 
 _CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
@@ -25,6 +26,7 @@ class ScriptedTrainer:
         out: Path,
         seed: int,
         on_progress: OnProgress | None = None,
+        checkpoints: int = 0,
     ) -> TrainReport:
         """One step per pair, with a margin that grows by 0.1 each."""
         curve = tuple(
@@ -36,17 +38,21 @@ class ScriptedTrainer:
         last = curve[-1]
         report = TrainReport(len(pairs), len(pairs), last["loss"], last["margin"], last["accuracy"], curve)
         given = [base, str(previous and previous.name), seed, [(pair.chosen_id, pair.rejected_id) for pair in pairs]]
-        _publish(out, report, hashlib.sha256(json.dumps(given).encode()).digest()[:4])
+        work = out.with_name(out.name + ".work")
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+        _write_adapter(work, given)
+        for step in checkpoint_steps(report.steps, checkpoints):
+            _write_adapter(step_directory(work, step), [*given, step])
+        report = finish(work, report, checkpoints)
+        work.rename(out)
         return report
 
 
-def _publish(out: Path, report: TrainReport, weight: bytes) -> None:
-    temporary = out.with_name(out.name + ".work")
-    temporary.mkdir(parents=True)
-    (temporary / "adapter_config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
-    (temporary / "adapter_model.safetensors").write_bytes(_safetensors("scripted", weight))
-    write_report(temporary, report)
-    temporary.rename(out)
+def _write_adapter(directory: Path, given: Sequence[object]) -> None:
+    directory.mkdir(parents=True)
+    (directory / "adapter_config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
+    weight = hashlib.sha256(json.dumps(given).encode()).digest()[:4]
+    (directory / WEIGHTS).write_bytes(_safetensors("scripted", weight))
 
 
 def _safetensors(name: str, data: bytes) -> bytes:

@@ -41,6 +41,7 @@ class TrlTrainer:
         out: Path,
         seed: int,
         on_progress: OnProgress | None = None,
+        checkpoints: int = 0,
     ) -> TrainReport:
         """Train in a new process and wait for it.
 
@@ -51,7 +52,7 @@ class TrlTrainer:
         log = out.with_name(out.name + ".log")
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
         work.mkdir(parents=True)
-        job = self._write_job(work, base, previous, pairs, seed)
+        job = self._write_job(work, base, previous, pairs, seed, checkpoints)
         with log.open("w", encoding="utf-8") as stream:
             command = [sys.executable, "-P", "-m", "selfdev.trainers.dpo_process", str(job)]
             code = _run(command, self._environment(), stream, on_progress)
@@ -63,7 +64,13 @@ class TrlTrainer:
         return report
 
     def _write_job(
-        self, work: Path, base: str, previous: Path | None, pairs: Sequence[PreferencePair], seed: int
+        self,
+        work: Path,
+        base: str,
+        previous: Path | None,
+        pairs: Sequence[PreferencePair],
+        seed: int,
+        checkpoints: int = 0,
     ) -> Path:
         lines = [json.dumps({"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}) + "\n" for p in pairs]
         (work / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -74,6 +81,7 @@ class TrlTrainer:
             "out": str(work / "adapter"),
             "seed": seed,
             "chat_template": self._chat_template,
+            "checkpoints": checkpoints,
             "settings": asdict(self._settings),
         }
         job = work / "job.json"

@@ -28,7 +28,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfdev.errors import ModelError, RunError, SelfdevError, StageError, UsageError
 from selfdev.train import NOTHING_TO_LEARN, train
 from selfdev.trainers import dpo_process, trl
-from selfdev.trainers.base import OnProgress, Trainer, TrainProgress, TrainSettings, read_report, write_report
+from selfdev.trainers.base import (
+    OnProgress,
+    Trainer,
+    TrainProgress,
+    TrainSettings,
+    adapter_digest,
+    checkpoint_steps,
+    read_report,
+    step_directory,
+    write_report,
+)
 from selfdev.trainers.scripted import ScriptedTrainer
 from selfdev.trainers.trl import TrlTrainer
 from selfdev.types import PreferencePair, TrainReport
@@ -55,7 +65,7 @@ class Stage(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Two stages, the second from the first."""
+    """Two stages, the second from the first; the first is saved at two points inside, the second after every step."""
 
     trainer: Trainer
     base: Path
@@ -68,18 +78,18 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("base"), tiny_llama(std=0.05))
 
 
-def _stage(trainer: Trainer, base: Path, previous: Path | None, out: Path) -> Stage:
+def _stage(trainer: Trainer, base: Path, previous: Path | None, out: Path, checkpoints: int) -> Stage:
     progress: list[TrainProgress] = []
-    adapter, report = train(trainer, str(base), previous, PAIRS, out, seed=11, on_progress=progress.append)
+    adapter, report = train(trainer, str(base), previous, PAIRS, out, 11, progress.append, checkpoints)
     assert adapter == out
     return Stage(adapter, report, progress)
 
 
 def _two_stages(trainer: Trainer, base: Path, root: Path) -> Run:
-    first = _stage(trainer, base, None, root / "adapters" / "iteration-1")
+    first = _stage(trainer, base, None, root / "adapters" / "iteration-1", checkpoints=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trl, "_run", _run_here)
-        second = _stage(trainer, base, first.adapter, root / "adapters" / "iteration-2")
+        second = _stage(trainer, base, first.adapter, root / "adapters" / "iteration-2", checkpoints=99)
     return Run(trainer, base, first, second)
 
 
@@ -132,7 +142,35 @@ class TestEveryTrainer:
             assert PeftConfig.from_pretrained(str(stage.adapter)).peft_type == "LORA"
             assert load_file(stage.adapter / "adapter_model.safetensors")
             assert read_report(stage.adapter) == stage.report
-            assert [path for path in stage.adapter.iterdir() if path.is_dir()] == []
+            inside = {step_directory(stage.adapter, saved.step) for saved in stage.report.checkpoints}
+            assert {path for path in stage.adapter.iterdir() if path.is_dir()} == inside
+            assert stage.report.digest == adapter_digest(stage.adapter)
+
+    def test_adapters_inside_a_stage_are_whole_and_differ(self, stages: Run) -> None:
+        for stage, count in ((stages.first, 2), (stages.second, 99)):
+            saved = stage.report.checkpoints
+            assert [c.step for c in saved] == checkpoint_steps(stage.report.steps, count)
+            assert len({c.digest for c in saved} | {stage.report.digest}) == len(saved) + 1
+            for checkpoint in saved:
+                directory = step_directory(stage.adapter, checkpoint.step)
+                assert PeftConfig.from_pretrained(str(directory)).peft_type == "LORA"
+                assert load_file(directory / "adapter_model.safetensors")
+                assert checkpoint.digest == adapter_digest(directory)
+                assert [path for path in directory.iterdir() if path.is_dir()] == []
+        assert [c.step for c in stages.second.report.checkpoints] == list(range(1, stages.second.report.steps))
+
+    @pytest.mark.parametrize("changed", ["", "step"])
+    def test_an_adapter_that_changed_is_refused(self, stages: Run, tmp_path: Path, changed: str) -> None:
+        out = Path(shutil.copytree(stages.first.adapter, tmp_path / "adapter"))
+        inside = step_directory(out, stages.first.report.checkpoints[0].step)
+        with (inside if changed else out).joinpath("adapter_model.safetensors").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(RunError, match="are not those that were trained"):
+            train(stages.trainer, str(stages.base), None, PAIRS, out, seed=11)
+        if changed:
+            shutil.rmtree(inside)
+            with pytest.raises(RunError, match="missing or changed"):
+                train(stages.trainer, str(stages.base), None, PAIRS, out, seed=11)
 
     def test_nothing_unfinished_is_left(self, stages: Run) -> None:
         names = {path.name for path in stages.first.adapter.parent.iterdir()}
@@ -207,11 +245,27 @@ class TestTrlTrainer:
         distance = sum(float((second[name] - first[name]).norm()) for name in first)
         assert 0 < distance < sum(float(first[name].norm()) for name in first)
 
-    def test_the_same_job_gives_the_same_bytes(self, real: Run, tmp_path: Path) -> None:
+    def test_the_same_job_gives_the_same_bytes_with_any_checkpoints(self, real: Run, tmp_path: Path) -> None:
+        """The fixture's stage was saved twice on its way, this one is not."""
         job = _job(real.base, tmp_path)
         report = dpo_process.run(job, io.StringIO())
-        assert report == real.first.report
+        assert report == replace(real.first.report, checkpoints=())
         assert _weights(Path(job.out)) == _weights(real.first.adapter)
+
+    def test_a_checkpoint_is_the_adapter_of_its_step(self, real: Run, tmp_path: Path) -> None:
+        """A learning rate that falls by steps of the whole stage: the margin logged in a step is of what was before it.
+
+        The log has it over the step's batch of two pairs; here it is over all four.
+        """
+        adapters = [step_directory(real.first.adapter, c.step) for c in real.first.report.checkpoints]
+        gaps = [_mean_gap(AutoModelForCausalLM.from_pretrained(real.base), real.base)]
+        for adapter in (*adapters, real.first.adapter):
+            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(real.base), adapter)
+            gaps.append(_mean_gap(model.eval(), real.base))
+        margins = [SETTINGS.beta * (gap - gaps[0]) for gap in gaps[1:]]
+        assert margins == sorted(margins)
+        for checkpoint, margin in zip(real.first.report.checkpoints, margins, strict=False):
+            assert margin == pytest.approx(real.first.report.curve[checkpoint.step]["margin"], rel=0.3)
 
     def test_another_seed_gives_another_adapter(self, real: Run, tmp_path: Path) -> None:
         job = replace(_job(real.base, tmp_path), seed=12)
@@ -329,6 +383,24 @@ class TestTrlTrainer:
 def test_settings_that_cannot_be_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=r"train\."):
         replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "steps"),
+    [
+        (10, 0, []),
+        (10, 1, [5]),
+        (10, 2, [3, 7]),  # 10/3, 20/3
+        (10, 3, [3, 5, 8]),  # 2.5 and 7.5 go up
+        (10, 9, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (4, 99, [1, 2, 3]),
+        (2, 3, [1]),
+        (1, 3, []),
+        (0, 3, []),
+    ],
+)
+def test_checkpoints_by_hand(total: int, count: int, steps: list[int]) -> None:
+    assert checkpoint_steps(total, count) == steps
 
 
 def test_a_damaged_report_is_named(tmp_path: Path) -> None:

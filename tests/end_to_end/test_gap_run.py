@@ -31,7 +31,15 @@ from selfdev.types import Sample, SampleRequest
 from selfdev.verifiers.base import Judgement
 from selfdev.verify import fitted, gain_over_seed, measure_iteration, shared_verdicts
 from selfdev.wiring import Parts
-from tests.scripted import racing_config, racing_parts, scripted_config, scripted_parts, write, write_spread
+from tests.scripted import (
+    learned_by,
+    racing_config,
+    racing_parts,
+    scripted_config,
+    scripted_parts,
+    write,
+    write_spread,
+)
 
 
 def run(path: Path, parts: Parts | None = None, racing: bool = False, **overrides: object) -> str:
@@ -65,8 +73,7 @@ class Falling(Levelling):
     """Every training takes 5 nats more."""
 
     def sample(self, prompt: str, requests: Sequence[SampleRequest], temperature: float) -> Iterator[list[Sample]]:
-        trained = 0 if self._adapter is None else int(self._adapter.name.rsplit("-", 1)[1])
-        self.level = (40.0, 40.0 - 5 * trained)
+        self.level = (40.0, 40.0 - 5 * learned_by(self._adapter))
         return super().sample(prompt, requests, temperature)
 
 
@@ -178,7 +185,8 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path, capsys: pytest.Capt
     second.close()
     code, out, _ = command(capsys, "run", path)
     assert code == 0
-    assert "likelihood: 2 iterations with U_s and U_v; a fit needs three" in out
+    assert "likelihood: 2 points with U_s and U_v; a fit needs three implicit" in out
+    assert "implicit-reward: 1 point with U_s and U_v; a fit needs three; its first is behind the first" in out
 
 
 def test_a_measurement_that_was_cut_off_is_completed(tmp_path: Path) -> None:

@@ -220,7 +220,8 @@ def counted(method):
     return wrapper
 
 for name in ("add_candidates", "record_outcome", "add_answers", "set_pairs", "commit_iteration", "register",
-             "set_standings", "set_refused", "add_seconds", "set_meta", "add_questions"):
+             "set_standings", "set_refused", "add_seconds", "set_meta", "add_questions", "add_measured",
+             "add_judgements", "add_measured_judgements"):
     setattr(Store, name, counted(getattr(Store, name)))
 for name in ("rename", "replace"):
     setattr(Path, name, counted(getattr(Path, name)))
@@ -242,10 +243,17 @@ def killed_until_it_gets_through(script: str, path: Path, stride: int = 7) -> in
 
 @pytest.mark.slow
 def test_kill_dash_nine_anywhere_gives_the_same_tables(tmp_path: Path) -> None:
-    """Kill before and after every kind of write, at growing points, until the run gets through."""
-    run(tmp_path / "whole", iterations=2)
-    script = KILLED.format(root=str(Path(__file__).parents[2]), module="test_loop", overrides=", iterations=2")
+    """Kill before and after every kind of write, at growing points, until the run gets through; with checkpoints."""
+    run(tmp_path / "whole", iterations=2, **{"gap.checkpoints": 2})
+    overrides = ", iterations=2, **{'gap.checkpoints': 2}"
+    script = KILLED.format(root=str(Path(__file__).parents[2]), module="test_loop", overrides=overrides)
     assert killed_until_it_gets_through(script, tmp_path / "killed") >= 8
+    adapters = {
+        p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "checkpoints").rglob("*") if p.is_file()
+    }
+    assert len([path for path in adapters if "step-" in str(path)]) == 2 * 2 * 2
+    for name in adapters:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert dump(tmp_path / "killed") == dump(tmp_path / "whole")
     files = {
         p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole" / "algorithms").rglob("*.py")

@@ -40,6 +40,26 @@ def two_rates(rates: tuple[float, float], noise: float, seed: int = 0, points: i
 # -- recovery ---------------------------------------------------------------------------------------------------------
 
 
+def test_times_count_as_they_are() -> None:
+    """Exact curves at uneven times; the gain of one whole step from 3 on, though the last point is at 3.75."""
+    uneven = (1.0, 1.25, 2.0, 2.5, 3.0, 3.75)
+    curve = Curve(uneven, tuple(10 + 8 * exp(-0.7 * t) for t in uneven), tuple(6 + 4 * exp(-0.7 * t) for t in uneven))
+    found = fit(curve, 1.0, now=3.0)
+    assert found.rate.value == pytest.approx(0.7, rel=1e-5)
+    assert found.next_gain.value == pytest.approx(8 * (exp(-2.1) - exp(-2.8)), rel=1e-5)
+    assert found.solver_left.value == pytest.approx(8 * exp(-2.1), rel=1e-5)
+    assert (found.now, fit(curve).now) == (3.0, 3.75)
+    assert fit(curve).next_gain.value == pytest.approx(8 * (exp(-0.7 * 3.75) - exp(-0.7 * 4.75)), rel=1e-5)
+    later, _ = forecast(curve, Model.SHARED, [5.5])
+    assert later == pytest.approx([10 + 8 * exp(-0.7 * 5.5)], rel=1e-5)
+    # the same values at even times are another curve
+    even = replace(curve, times=tuple(map(float, range(6))))
+    assert fit(even).rate.value != pytest.approx(0.7, rel=0.2)
+    for bad in (0.5, inf):
+        with pytest.raises(ValueError, match="need a time from the first measurement on"):
+            fit(curve, now=bad)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     st.floats(0.1, 0.9), st.floats(0.5, 6.0), st.floats(0.0, 5.0), st.floats(1.0, 100.0), st.integers(3, 25),

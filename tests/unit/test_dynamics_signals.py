@@ -52,6 +52,41 @@ def test_a_fall_that_the_verifier_sees_is_no_blind_spot() -> None:
     assert not alarm.fired
 
 
+def test_a_score_at_some_times_is_looked_at_there() -> None:
+    """Uncertainty is measured between the iterations too, and behind the last; the score only at 0, 1, 2, 3."""
+    times = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
+    verifier = (9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0)
+    score, se = (0.4, None, 0.6, None, 0.5, None, 0.4, None), (0.01, None) * 4
+    alarm = blind_spot(Curve(times, verifier, verifier, score=score, score_se=se))
+    alone = blind_spot(
+        Curve((0, 1, 2, 3), (9, 7, 5, 3), (9, 7, 5, 3), score=(0.4, 0.6, 0.5, 0.4), score_se=(0.01,) * 4)
+    )
+    assert alarm is not None
+    assert alone is not None
+    assert alarm.fired
+    assert (alarm.since, alarm.fall, alarm.p_value) == (alone.since, alone.fall, alone.p_value)
+    assert (alarm.since, alarm.fall) == (1.0, pytest.approx(-0.2))
+    assert alarm.rise == pytest.approx(2 * 2)  # 2 nats a unit of time, from 1 to 3: what lies behind has no score
+    # a rise of two points counts as it is; of four and more points it has to be significant
+    noisy = (9.0, 8.0, 7.0, 6.9, 3.0, 7.2, 6.6, 2.0)
+    assert not blind_spot(Curve(times, noisy, noisy, score=score, score_se=se)).fired  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "said"),
+    [
+        ((0.1, None, 0.3), (0.01, 0.01, 0.01), "score_se must be there where score is"),
+        ((0.1, None, float("nan")), None, "score: every value must be a finite number"),
+        ((0.1, None, 0.3), (0.01, None, 0.0), "standard errors must be above 0"),
+    ],
+)
+def test_scores_that_cannot_be(score: tuple[float], error: tuple[float] | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Curve((0, 1, 2), (3, 2, 1), (3, 2, 1), score=score, score_se=error)
+    with pytest.raises(ValueError, match="solver: every value"):
+        Curve((0, 1, 2), (3, None, 1), (3, 2, 1))  # type: ignore[arg-type]
+
+
 def test_own_judgement_goes_before_uncertainty() -> None:
     curve = Curve(
         (0, 1, 2), (5, 5, 5), (3, 3, 3), score=(0.6, 0.5, 0.4), score_se=(0.01,) * 3, assessed=(0.5, 0.6, 0.7)

@@ -14,8 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from selfdev.gap import JudgedSample, curve_of, distinct_share, is_better, mean_gain, measure, pick_shares
-from selfdev.gap_records import WORDS, Gap, Quantity, from_record
+from selfdev.gap import (
+    JudgedSample,
+    curve_of,
+    distinct_share,
+    is_better,
+    mean_gain,
+    measure,
+    measure_uncertainty,
+    pick_shares,
+)
+from selfdev.gap_records import UNCERTAINTY, WORDS, Gap, Quantity, from_record
 from selfdev.report.gap import gap_tables
 
 QUESTIONS = 20
@@ -337,13 +346,17 @@ def test_tables_fit_80_columns() -> None:
     assert gap is not None
     bounded = {"auc": Quantity(0.5, 0.0, 1.0), "pass_at_n": Quantity(0.5, 0.0, 1.0), "brier": Quantity(0.25)}
     quantities = dict.fromkeys(gap.quantities, Quantity(-1.0, -1.0, 1.0)) | bounded
-    quantities |= {name: Quantity(*wide) for name in ("solver_nll", "verifier_nll", "nll_gap")}
-    gaps = {i: {"implicit-reward": replace(gap, quantities=quantities)} for i in (1, 2)}
-    for table in gap_tables(gaps, {1: Quantity(-1.0, -1.0, 1.0)}, 0.95):
+    quantities |= {"solver_nll": Quantity(500.0), "verifier_nll": Quantity(500.0), "nll_gap": Quantity(*wide)}
+    inside = replace(gap, samples=0, quantities={name: quantities[name] for name in UNCERTAINTY})
+    gaps: dict[float, dict[str, Gap]] = {
+        i: {"implicit-reward": replace(gap, quantities=quantities) if i in (1, 2) else inside}
+        for i in (1, 1 + 2 / 3, 2)
+    }
+    for number, table in enumerate(gap_tables(gaps, {1: Quantity(-1.0, -1.0, 1.0)}, 0.95)):
         console = Console(width=80, record=True, file=StringIO())
         console.print(table)
-        rows = [line for line in console.export_text().splitlines() if line.split()[:1] in (["1"], ["2"])]
-        assert len(rows) == 2, rows
+        rows = [line for line in console.export_text().splitlines() if line.split()[:1] in (["1"], ["1.67"], ["2"])]
+        assert len(rows) == (2 if number else 3), rows  # only the uncertainty is measured inside a stage
         assert not any("\u2026" in row for row in rows), rows
 
 
@@ -378,6 +391,34 @@ def test_curves() -> None:
     without = curve_of(gaps | {2: gap_of(28, 19, None)}, {1: Quantity(0.1)})
     assert without is not None
     assert without.solver_se is without.score is None
+
+
+def test_points_inside_stages_are_points_of_the_curve() -> None:
+    """Times 1, 1.5, 2, 2.5; only iterations have a gain."""
+    gaps: dict[float, Gap] = {t: gap_of(30.0 - t, 20.0 - t / 2) for t in (2.5, 1, 2, 1.5)}
+    curve = curve_of(gaps, {1: Quantity(0.1, se=0.05), 2: Quantity(0.2, se=0.05)})
+    assert curve is not None
+    assert (curve.times, curve.solver) == ((1, 1.5, 2, 2.5), (29, 28.5, 28, 27.5))
+    assert (curve.score, curve.score_se) == ((0.1, None, 0.2, None), (0.05, None, 0.05, None))
+    # one inside without a standard error is left out, and the others keep theirs; an iteration without takes all
+    kept = curve_of(gaps | {1.5: gap_of(28.5, 19, None)}, {})
+    assert kept is not None
+    assert (kept.times, kept.solver_se, kept.score) == ((1, 2, 2.5), (0.5,) * 3, None)
+    bare = curve_of(gaps | {2: gap_of(28, 19, None)}, {})
+    assert bare is not None
+    assert (bare.times, bare.solver_se) == ((1, 1.5, 2, 2.5), None)
+
+
+def test_uncertainty_alone_is_what_it_is_beside_programs() -> None:
+    whole = measure("v", [A, B, C, D], 2, 0.5, resamples=100, seed=3, reference=WRONG, measured=[B, C, D, A, A])
+    alone = measure_uncertainty("v", [B, C, D, A, A], 2, 0.5, resamples=100, seed=3)
+    assert whole is not None
+    assert set(alone.quantities) == set(UNCERTAINTY) == {name for name in WORDS if name in alone.quantities}
+    assert len(UNCERTAINTY) == 8
+    assert alone.quantities == {name: whole.quantities[name] for name in UNCERTAINTY}
+    assert (alone.samples, alone.measured, alone.kept, alone.n) == (0, 5, 4, 2)
+    assert measure_uncertainty("v", [A], 2).quantities == dict.fromkeys(UNCERTAINTY, Quantity(None))
+    assert from_record("v", alone.record()) == alone
 
 
 def test_samples_of_several_temperatures_make_no_curve() -> None:

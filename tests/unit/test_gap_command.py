@@ -139,7 +139,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (code, "no file" in err) == (1, True)
     assert run(capsys, "fit", tmp_path)[0] == 1
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in run(capsys, "fit", tmp_path / "binary.csv")[2]
+    code, _, err = run(capsys, "fit", tmp_path / "binary.csv")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.endswith("binary.csv is no text in UTF-8; give a .csv file with the columns time, solver, verifier\n")
+    (tmp_path / "zeros.csv").write_bytes(b"time,solver,verifier\n\x00")
+    assert "is no text in UTF-8" in run(capsys, "fit", tmp_path / "zeros.csv")[2]
 
 
 @pytest.mark.parametrize(

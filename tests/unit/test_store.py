@@ -11,7 +11,7 @@ import pytest
 from selfdev.errors import RunError
 from selfdev.migrations import MIGRATIONS
 from selfdev.score import Score
-from selfdev.store import STOPPED, QuestionRow, Store
+from selfdev.store import STOPPED, MeasuredRow, QuestionRow, Store
 from selfdev.types import Answer, Completion, ExecutionStatus, Outcome, PreferencePair, RaceStanding, Split
 from selfdev.verifiers.base import Judgement
 from tests.unit.builders import answer, row
@@ -277,6 +277,37 @@ def test_a_store_from_before_the_races_keeps_its_meaning(tmp_path: Path) -> None
     with sqlite3.connect(path) as again:
         assert [n for (n,) in again.execute("SELECT name FROM migration ORDER BY name")] == [n for n, _ in MIGRATIONS]
     again.close()
+
+
+def test_a_store_from_before_the_checkpoints_keeps_its_samples(tmp_path: Path) -> None:
+    """Made by the first six steps: an iteration's samples for measurement have no step and no time."""
+    path = tmp_path / "store.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)")
+    for name, step in MIGRATIONS[:6]:
+        step(db)
+        db.execute("INSERT INTO migration VALUES (?, 'then')", (name,))
+    db.executemany(
+        "INSERT INTO measured VALUES (?, ?, ?, 'base', 1.0, '9', 'text', 3, 2.5, 1)",
+        [("b", 1, 1), ("a", 1, 0), ("c", 2, 0)],
+    )
+    db.execute("INSERT INTO measured_judgement VALUES ('a', 'likelihood', 0.25, 2.5, NULL)")
+    db.commit()
+    db.close()
+    store = Store(path)
+    old = MeasuredRow("a", 1, 0, 1.0, 0, "base", 1.0, 9, "text", 3, 2.5, True)
+    assert store.measured(1) == [old, replace(old, id="b", index=1)]
+    assert store.measured(2) == [replace(old, id="c", iteration=2, time=2.0)]
+    assert store.measured_judgements(1) == {"likelihood": {"a": Judgement(0.25, 2.5)}}
+    assert store.measured_steps(1) == {}
+    inside = replace(old, id="d", step=5, time=1.5)  # the same index, another step
+    store.add_measured([inside])
+    store.add_measured_judgements("quality", {"d": Judgement(0.5)})
+    assert (store.measured(1, 5), store.measured_steps(1)) == ([inside], {5: 1.5})
+    assert store.measured_judgements(1, 5) == {"quality": {"d": Judgement(0.5)}}
+    assert store.measured_judgements(1) == {"likelihood": {"a": Judgement(0.25, 2.5)}}
+    assert [len(store.measured(1)), len(store.measured(1, 7))] == [2, 0]
+    store.close()
 
 
 # -- blocks, standings ------------------------------------------------------------------------------------------------
