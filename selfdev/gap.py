@@ -23,9 +23,11 @@ probability S(k) - S(k + its size).
 
 Intervals are the value plus and minus t standard errors. The variance is that of 2,000 bootstrap resamples of the
 samples; what is measured on questions has the variance of the questions' means by their number beside it (at most the
-residual is counted twice). The t quantile has the degrees of freedom of the few samples that a quantity rests on, less
-one: Kish's effective number for a selection of the best of N (of 64, with N = 16, 7), the rarer kind for shares and the
-AUC; a sum of two variances has Satterthwaite's. Where fewer than two remain, or nothing varies, there is no interval.
+residual is counted twice), and what rests on the sign test (share of better programs, AUC, Brier score) that of as many
+bootstrap resamples of the questions. The ends for pass@N are those that the share's ends come to. The t quantile has
+the degrees of freedom of the few samples that a quantity rests on, less one: Kish's effective number for a selection of
+the best of N (of 64, with N = 16, 7), the rarer kind for shares and the AUC; those of a sum of two variances are
+Satterthwaite's. Where fewer than two remain, or nothing varies, there is no interval.
 """
 
 from __future__ import annotations
@@ -232,7 +234,11 @@ def _arrays(samples: Sequence[JudgedSample], reference: Sequence[bool]) -> _Prog
 
 def is_better(verdicts: Array, reference: Array) -> NDArray[np.bool_]:
     """Which programs the one-sided sign test (exact McNemar) calls better; (programs, questions), (questions,)."""
-    wins, losses = (verdicts > reference).sum(axis=1), (verdicts < reference).sum(axis=1)
+    return is_better_by((verdicts > reference).sum(axis=1), (verdicts < reference).sum(axis=1))
+
+
+def is_better_by(wins: NDArray[np.intp], losses: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """The same by the numbers of questions that only the program, or only the seed, has right."""
     return np.asarray(bdtrc(wins - 1, wins + losses, 0.5) < BETTER)
 
 
@@ -308,6 +314,9 @@ def _utility_quantities(
         "score_gap": _question_error(ranked - share, p.verdicts),
     }
     between["relative_gap"] = between["score_gap"] / max(CERTAIN, 1 - values["solver_score"])
+    for name, other in _question_errors(p, seeds, n, resamples, seed).items():
+        between[name] = other or 0.0
+        errors[name] = None if other is None else errors[name]
     found = {}
     for name, value in values.items():
         error, degrees = errors[name], freedom[name]
@@ -317,8 +326,61 @@ def _utility_quantities(
             degrees = satterthwaite(error, degrees, between[name], len(reference) - 1) if degrees >= 1 else degrees
             error = float(np.hypot(error, between[name]))
         found[name] = _quantity(value, error, degrees, confidence, name)
+    found["pass_at_n"] = _passing(found["pass_at_n"], found["better"], int(p.comparable.sum()), n)
     found["diversity"] = Quantity(distinct_share([s.result for s in programs if s.ran]))
     return found
+
+
+def _passing(passed: Quantity, better: Quantity, total: int, n: int) -> Quantity:
+    """pass@N with the ends that those of the share of better ones come to: it grows with that share, far from linearly.
+
+    Args:
+        passed: pass@N.
+        better: the share of better programs.
+        total: how many programs the share is of.
+        n: best-of-N.
+    """
+    if passed.value is None or better.low is None or better.high is None:
+        return passed
+    left = total * (1 - np.array([better.low, better.high]))  # that are not better, of `total`
+    size = min(n, total)
+    ways = gammaln(left + 1) - gammaln(np.maximum(left - size, 0) + 1)
+    none = np.exp(np.minimum(ways - gammaln(total + 1) + gammaln(total - size + 1), 0.0))
+    low, high = (1 - np.where(left >= size, none, 0.0)).tolist()
+    return Quantity(passed.value, min(low, passed.value), max(high, passed.value), passed.se)
+
+
+def _question_errors(p: _Programs, seed: Array, n: int, resamples: int, stream: int) -> dict[str, float | None]:
+    """Standard errors over questions of what rests on the sign test: on other questions it calls other programs better.
+
+    Args:
+        p: the programs.
+        seed: the seed's verdicts, (questions,).
+        n: best-of-N.
+        resamples: of the questions, by the bootstrap.
+        stream: of their random draws.
+    """
+    questions, names = len(seed), ("better", "pass_at_n", "auc", "brier")
+    if questions < 2:
+        return dict.fromkeys(names)
+    wins, losses = (p.verdicts > seed).astype(float), (p.verdicts < seed).astype(float)  # (programs, questions)
+    told = is_better_by(np.arange(questions + 1)[:, None], np.arange(questions + 1))  # by numbers of wins and losses
+    comparable, scored = p.comparable[None], p.scored[None].astype(float)
+    total, share = comparable.sum(), (scored / max(1.0, scored.sum()))[0]
+
+    def statistics(counts: Array) -> dict[str, Array]:
+        won, lost = (np.rint(counts @ kind.T).astype(np.intp) for kind in (wins, losses))
+        better = (told[won, lost] & p.scored).astype(float)  # (resamples, programs)
+        number = better @ p.comparable
+        return {
+            "better": _divided(number, np.full_like(number, total)),
+            "pass_at_n": 1 - _none_drawn(number[:, None], np.full(len(number), total), n)[:, 0],
+            "auc": _auc(scored, p.judged, better),
+            "brier": (p.judged - better) ** 2 @ share,
+        }
+
+    replicates = _replicates(statistics, questions, resamples, stream, columns=len(p.scored))
+    return {name: _error(replicates[name]) for name in names}
 
 
 def _question_error(weights: Array, values: Array) -> float:
@@ -390,10 +452,16 @@ def _none_drawn(k: Array, total: Array, n: int) -> Array:
 
 
 def _auc(counts: Array, judged: Array, better: Array) -> Array:
-    """Chance that a better sample is judged higher than another, ties count half (Mann-Whitney); NaN without both."""
+    """Chance that a better sample is judged higher than another, ties count half (Mann-Whitney); NaN without both.
+
+    Args:
+        counts: (resamples, samples), or one row for all.
+        judged: (samples,).
+        better: 0 or 1, (samples,) or (resamples, samples).
+    """
     order = np.argsort(judged, kind="stable")
     starts, occurring = _starts(judged[order]), counts[:, order]
-    good, bad = (_grouped(occurring * mark[order], starts) for mark in (better, 1 - better))
+    good, bad = (_grouped(occurring * mark[..., order], starts) for mark in (better, 1 - better))
     below = np.cumsum(bad, axis=1) - bad
     return _divided((good * (below + bad / 2)).sum(axis=1), good.sum(axis=1) * bad.sum(axis=1))
 
@@ -417,11 +485,12 @@ def distinct_share(results: Sequence[str | None]) -> float | None:
 
 
 def _replicates(
-    statistics: Callable[[Array], dict[str, Array]], samples: int, resamples: int, seed: int
+    statistics: Callable[[Array], dict[str, Array]], samples: int, resamples: int, seed: int, columns: int = 0
 ) -> dict[str, Array]:
+    """The statistics of bootstrap resamples; `columns` is the width of what they hold, where that exceeds `samples`."""
     rng = np.random.default_rng(seed)
     parts = []
-    step = max(1, CELLS // samples)
+    step = max(1, CELLS // max(samples, columns))
     for start in range(0, resamples, step):
         counts = rng.multinomial(samples, np.full(samples, 1 / samples), size=min(step, resamples - start))
         parts.append(statistics(counts.astype(np.float64)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DEFINITIONS = 2  # of what a row holds; rows of earlier versions have none
+DEFINITIONS = 3  # of what a row holds; rows of earlier versions have none
 PROBABILITIES = ("true-false",)  # verifiers whose score is the probability of something; others only rank
 
 WORDS = {
