@@ -63,8 +63,9 @@ def gap_of_run(
         from selfdev.report.plot import svg
 
         write_atomic(plot, svg(panels(gaps, gains, config.gap.verifiers)))
-    if curves is not None:
-        write_atomic(curves, _csv(gaps, gains, config.gap.verifiers))
+    written = None if curves is None else _csv(gaps, gains, config.gap.verifiers)
+    if curves is not None and written is not None:
+        write_atomic(curves, written)
     if as_json:
         record = _record(
             gaps,
@@ -84,9 +85,11 @@ def gap_of_run(
     _print_fits(console, gaps, gains, config.gap.verifiers, config.gap.confidence, tolerance)
     if stopped is not None:
         _line(console, f"the run ended early, after iteration {stopped}")
-    for word, path in (("plot", plot), ("curves", curves)):
-        if path is not None:
-            _line(console, f"{word}: {path}")
+    if plot is not None:
+        _line(console, f"plot: {plot}")
+    if curves is not None:
+        none = "none has three points at one temperature; not written: "
+        _line(console, f"curves: {none * (written is None)}{curves}")
 
 
 def _points(
@@ -106,13 +109,14 @@ def _points(
     return gaps, gains
 
 
-def _csv(gaps: Gaps, gains: Mapping[int, Quantity], names: tuple[str, ...]) -> str:
-    """The curves that are fitted, as a curves file: one setting per verifier."""
+def _csv(gaps: Gaps, gains: Mapping[int, Quantity], names: tuple[str, ...]) -> str | None:
+    """The curves that are fitted, as a curves file, one setting per verifier; None where there is none."""
     from selfdev.cli.gap import curves_text
     from selfdev.gap import curve_of
 
     found = (curve_of({t: g[name] for t, g in gaps.items() if name in g}, gains) for name in names)
-    return curves_text([curve for curve in found if curve is not None])
+    curves = [curve for curve in found if curve is not None]
+    return curves_text(curves) if curves else None
 
 
 def _print_fits(

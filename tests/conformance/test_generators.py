@@ -121,6 +121,26 @@ class TestEveryGenerator:
             if sample.truncated:
                 assert sample.tokens == LIMIT
 
+    def test_adapters_inside_a_stage_follow_one_another(self, generator: Generator, tmp_path: Path) -> None:
+        """As the loop asks: a directory below that of the stage, the stage itself, the first again; then the base."""
+        requests, base = sample_requests(0, 1, range(4)), getattr(generator, "_ref", None)
+        stage, inside = tmp_path / "iteration-1", tmp_path / "iteration-1" / "step-5"
+        for directory, scale in ((stage, 0.5), (inside, 0.4)):
+            directory.mkdir()
+            if base is not None:
+                _save_adapter(Path(base), directory, scale)
+        before, drawn = _draw(generator, requests), []
+        try:
+            for adapter in (inside, stage, inside):
+                generator.load(adapter)
+                drawn.append(_draw(generator, requests))
+        finally:
+            generator.load(None)
+        assert drawn[0] == drawn[2]
+        assert _draw(generator, requests) == before
+        if base is not None:  # the scripted one has no weights
+            assert len({tuple(s.text for s in samples) for samples in (before, *drawn)}) == 3
+
     def test_no_requests_no_batches(self, generator: Generator) -> None:
         assert list(generator.sample(PROMPT, [], 1.0)) == []
 

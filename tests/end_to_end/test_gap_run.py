@@ -183,8 +183,10 @@ def test_what_was_judged_is_not_judged_again(tmp_path: Path, capsys: pytest.Capt
     assert first.dump() == second.dump()
     first.close()
     second.close()
-    code, out, _ = command(capsys, "run", path)
+    code, out, _ = command(capsys, "run", path, "--csv", tmp_path / "none.csv")
     assert code == 0
+    assert "curves: none has three points at one temperature; not written: " in out
+    assert not (tmp_path / "none.csv").exists()
     assert "likelihood: 2 points with U_s and U_v; a fit needs three implicit" in out
     assert "implicit-reward: 1 point with U_s and U_v; a fit needs three; its first is behind the first" in out
 
