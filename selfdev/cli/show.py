@@ -55,6 +55,8 @@ def open_store(run: Path) -> Iterator[Store]:
         RunError: no run directory, or its store cannot be read.
     """
     read_saved_config(run)
+    if not (run / FILE_NAME).exists():
+        raise RunError(f"{run} holds no results of a run (no {FILE_NAME})")
     store = Store(run / FILE_NAME, read_only=True)
     try:
         yield store

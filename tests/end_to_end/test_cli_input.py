@@ -162,3 +162,7 @@ def test_run_directories(capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds no run" in fails(capsys, "run", *SMALL, "--run-dir", "foreign")[1]
     for command in ("show", "top"):
         assert "not a run directory" in fails(capsys, command, "nowhere")[1]
+    Path("other").mkdir()
+    Path("other/config.json").write_text('{"config": {}}')
+    for command in ("show", "top"):
+        assert "other holds no results of a run (no store.sqlite)" in fails(capsys, command, "other")[1]
