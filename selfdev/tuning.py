@@ -261,14 +261,20 @@ def tuned_table(run: Run, names: Sequence[str]) -> Table:
     table = Table(
         title=f"human-designed merges tuned with {run.store.evaluations(KIND)} question-evaluations: chosen on "
         f"{len(choosing)} dev questions, score and gain on {len(estimating)} others",
-        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
-    for column in ("method", "best point", "points", "chosen", "score", "gain", "95 % (paired)"):
-        table.add_column(column, justify="left" if column in ("method", "best point") else "right")
+    table.add_column("method", no_wrap=True)
+    table.add_column("best point", overflow="fold")
+    for column in ("points", "chosen", "score", "gain, 95 %"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in tuned(run, names):
         gain, low, high = row.gain
         table.add_row(
             row.method, row.name.removeprefix(row.method).strip(), str(row.tried), f"{row.chosen_on:.3f}",
-            f"{row.score:.3f}", f"{gain:+.3f}", f"{low:+.3f} to {high:+.3f}",
+            f"{row.score:.3f}", f"{gain:+.3f}\n{low:+.3f}..{high:+.3f}",
         )  # fmt: skip
+    table.caption = (
+        "chosen: the best of its points, too good; gain: over the seed, paired. Of a random method: mean of its seeds"
+    )
+    table.caption_justify = "left"
     return table
