@@ -30,7 +30,7 @@ from selfdev.report.tables import printable
 from selfdev.rundir import write_atomic
 from selfdev.score import refusal
 from selfdev.stats import discordant
-from selfdev.store import AFTER, CandidateRow, QuestionRow, Store, program_row
+from selfdev.store import AFTER, BASELINE_KINDS, CandidateRow, QuestionRow, Store, program_row
 from selfdev.types import ExecutionStatus, Question, Split
 
 HELD_OUT = 0.3  # of a study's questions
@@ -303,14 +303,18 @@ def copy_of(study: Study, ask: Ask, questions: Sequence[Question]) -> CandidateR
 
 
 def seconds_per_question(store: Store) -> float | None:
-    """What one question-evaluation took in the run; None where it is not known."""
+    """What one question-evaluation took in the run, of its baselines before it has programs; None where not known."""
+    seconds = store.seconds()
     spent = sum(
-        seconds
-        for iteration, phases in store.seconds().items()
-        for name, seconds in phases.items()
+        each
+        for iteration, phases in seconds.items()
+        for name, each in phases.items()
         if name in (("evaluate", "race") if iteration else ("finals",))
     )
     count = store.evaluations("generated")
+    if not (count and spent):
+        spent = seconds.get(0, {}).get("baselines", 0.0)
+        count = sum(map(store.evaluations, BASELINE_KINDS))
     return spent / count if count and spent else None
 
 

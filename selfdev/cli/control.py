@@ -65,8 +65,9 @@ def baselines(
 ) -> None:
     """Score the human-designed merges at their defaults on the last dev block of a run; with --tune, tune them."""
     from selfdev.loop import score_baselines
-    from selfdev.methods import NAMES, evaluate_methods, methods_table
-    from selfdev.tuning import SOUP
+    from selfdev.methods import NAMES, evaluate_methods, method_rows, methods_table
+    from selfdev.study import cost_line
+    from selfdev.tuning import SOUP, check_block
 
     begins = preset is not None or config is not None
     if begins == (run is not None):
@@ -93,6 +94,7 @@ def baselines(
     else:
         resolved = resolve(preset, config, assignments, seed, None, None, None)
         if budget is not None:
+            check_block(resolved.task.dev_size)
             _check_budget(budget, resolved.task.dev_size)
         place = run_dir or Path("runs") / f"{config.stem if config else preset}-baselines-seed{resolved.seed}"
         work = begun(place, resolved, console)
@@ -101,6 +103,8 @@ def baselines(
         if budget is not None:
             _tune(opened_run, names, budget, console)
         else:
+            count, size = len(method_rows(opened_run, names)), len(opened_run.block_of(0))
+            plain(console, f"{count} programs x {size} questions: {cost_line(opened_run.store, count * size)}")
             evaluate_methods(opened_run, names)
             console.print(methods_table(opened_run.store, names))
     if run is None:
@@ -108,12 +112,13 @@ def baselines(
 
 
 def _tune(run: Run, names: list[str], budget: int, console: Console) -> None:
+    from selfdev.study import cost_line
     from selfdev.tuning import check_block, tune, tuned_table
 
     size = len(run.block_of(0))
     check_block(size)
     _check_budget(budget, size)
-    plain(console, f"tuning: at most {budget} question-evaluations, {budget // size} programs x {size} questions")
+    plain(console, f"tuning, {budget // size} programs x {size} questions: {cost_line(run.store, budget)}")
     tune(run, names, budget)
     console.print(tuned_table(run, names))
 

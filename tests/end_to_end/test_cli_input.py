@@ -57,6 +57,7 @@ def copy_model(name: str, to: Path) -> Path:
         (["baselines", "--preset", "demo", "--tune"], "--budget N"),
         (["baselines", "--preset", "demo", "--budget", "500"], "--budget belongs to --tune"),
         (["baselines", "--preset", "demo", "--tune", "--budget", "50"], "answers 200 dev questions"),
+        (["baselines", "--preset", "demo", "--set", "task.dev_size=5", "--tune", "--budget", "50"], "at least 6, two"),
         (["baselines", "--preset", "demo", "--only", "tis"], "no baseline 'tis'"),
         (["baselines", "--preset", "demo", "--only", "greedy_soup"], "'greedy_soup' without --tune"),
         (["conquer"], "conquer"),
