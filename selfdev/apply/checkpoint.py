@@ -7,7 +7,6 @@ so that neither reading nor writing keeps a tensor in memory. The same tensors g
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from selfdev.apply.memory import allocate
 from selfdev.errors import ModelError, StageError
 from selfdev.models import local_directory, read_headers
 
@@ -73,9 +73,7 @@ class MemorySink:
     """Collects merged tensors in memory."""
 
     def __init__(self, like: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor] | None = None) -> None:
-        self.tensors = (
-            dict(into) if into is not None else {n: torch.empty(t.shape, dtype=t.dtype) for n, t in like.items()}
-        )
+        self.tensors = dict(into) if into is not None else allocate({n: (t.shape, t.dtype) for n, t in like.items()})
         if into is not None and any(into[n].shape != t.shape or into[n].dtype != t.dtype for n, t in like.items()):
             raise ValueError("the tensors to write into must have the names, shapes and dtypes of the seed's")
         self._flat = {name: tensor.view(-1) for name, tensor in self.tensors.items()}
@@ -289,8 +287,3 @@ class _writing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise StageError(f"cannot write to {self._directory}: {error.strerror or error}; give another --out")
-
-
-def elements(shape: Sequence[int]) -> int:
-    """How many elements a tensor of this shape has."""
-    return math.prod(shape)

@@ -3,7 +3,8 @@
 Parts go through the processor's caches one after the other, so main memory is read once per model and written once.
 Sums are in float32 and cast once. The sum is a chain of interpolations, one fused operation per source:
 x <- x + w * (source - x), whose weights are chosen so that the coefficients come out; where all sources equal the seed
-its bits stay. Where such weights do not exist or would magnify rounding, differences are added up instead.
+its bits stay. A seed whose share is 0 is not read. Where such weights do not exist or would magnify rounding,
+differences are added up instead.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 
 from selfdev.apply.checkpoint import Sink, Tensors
 
-PART = 1 << 17  # elements of one part: few enough for the caches, enough to outweigh the calls
+PART = 1 << 18  # elements of one part: few enough for the caches, enough to outweigh the calls
 _SHRINKS = 0.05  # least share of what is there that an interpolation may leave
+_OVERSHOOTS = 3.0  # largest weight of an interpolation
+_ONE = 1e-12
 
 
 class LinearMerger:
@@ -41,26 +44,29 @@ class LinearMerger:
         Sources with coefficient 0 are not read. `aliases` are the names under which the result is put.
         """
         used = [(source, c) for source, c in zip(sources, coefficients, strict=True) if c != 0.0]
-        weights = interpolations([c for _, c in used])
+        models, factors = [source for source, _ in used], [c for _, c in used]
+        weights = interpolations(factors)
+        if weights and abs(weights[0] - 1.0) < _ONE:  # the seed's share is 0
+            weights = weights[1:]
+        else:
+            models.insert(0, seed)
         names = aliases or (name,)
         sums = []
         for start in range(0, count, self._part):
             stop = min(count, start + self._part)
             target = sink.place(names[0], start, stop)
             total = self._total[: stop - start] if target is None else target
-            ours = _float(seed.part(name, start, stop), self._seed)
-            parts = (_float(source.part(name, start, stop), self._source) for source, _ in used)
-            if not used:
+            ours = before = _float(models[0].part(name, start, stop), self._seed)
+            others = (_float(model.part(name, start, stop), self._source) for model in models[1:])
+            if len(models) == 1:
                 total.copy_(ours)
             elif weights is not None:
-                before = ours
-                for theirs, weight in zip(parts, weights, strict=True):
+                for theirs, weight in zip(others, weights, strict=True):
                     before = torch.lerp(before, theirs, weight, out=total)
             else:
-                delta, step = self._delta[: stop - start], self._total[: stop - start].zero_()
-                for theirs, (_, coefficient) in zip(parts, used, strict=True):
-                    step.add_(torch.sub(theirs, ours, out=delta), alpha=coefficient)
-                torch.add(ours, step, out=total)
+                delta = self._delta[: stop - start]
+                for theirs, factor in zip(others, factors, strict=True):
+                    before = torch.add(before, torch.sub(theirs, ours, out=delta), alpha=factor, out=total)
             sums.append(total.sum())
             for alias in names if target is None else names[1:]:
                 sink.put(alias, start, total)
@@ -80,7 +86,7 @@ def interpolations(coefficients: Sequence[float]) -> list[float] | None:
             return None
         weights.append(coefficient / left)
         left -= coefficient
-    return weights[::-1] if all(abs(weight) <= 2.0 for weight in weights) else None
+    return weights[::-1] if all(abs(weight) <= _OVERSHOOTS for weight in weights) else None
 
 
 def _float(values: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -35,9 +34,9 @@ from selfdev.apply.checkpoint import (
     ShardWriter,
     Sink,
     Tensors,
-    elements,
 )
 from selfdev.apply.linear import LinearMerger
+from selfdev.apply.memory import allocate, elements, resident_bytes
 from selfdev.apply.study import Parameter, Study, closed_form, foreign, generous, stand_ins, stands_alone, study
 from selfdev.config import GenerateConfig, ModelsConfig, RunConfig
 from selfdev.errors import ModelError, StageError, UsageError
@@ -268,11 +267,10 @@ class Merge:
     def _task_vectors(self, names: Sequence[str]) -> Vectors:
         """source - seed, subtracted in float32 and cast once, as `selfdev.task_vectors` does."""
         seed, *sources = self._tensors
-        vectors: Vectors = [{} for _ in sources]
+        wanted = {name: (self.parameters[name].shape, self.parameters[name].dtype) for name in names}
+        vectors: Vectors = [allocate(wanted) for _ in sources]
         for name in names:
             parameter = self.parameters[name]
-            for vector in vectors:
-                vector[name] = torch.empty(parameter.shape, dtype=parameter.dtype)
             flats = [vector[name].view(-1) for vector in vectors]
             for start, stop in _parts(elements(parameter.shape)):
                 ours = seed.part(name, start, stop).float()
@@ -382,18 +380,42 @@ def merge_in_memory(
         opened = box or stack.enter_context(open_sandbox(()))
         parameters = {name: Parameter(tuple(t.shape), t.dtype) for name, t in seed.items()}
         form = None if exact else _known_form(opened, algorithm, execution_seed, parameters, len(sources))
-        sink = MemorySink(seed, out)
         if form is not None:
+            sink = MemorySink(seed, out)
             _linear_in_memory(form, seed, sources, sink)
             return sink.tensors
-        vectors = [{n: (s[n].float() - t.float()).to(t.dtype) for n, t in seed.items()} for s in sources]
+        vectors = _differences(seed, sources)
         outcome = opened.run(algorithm, vectors, execution_seed, limits=generous(SECONDS))
         opened.forget()
         if outcome.result is None:
             raise StageError(failure(outcome))
+        sink = MemorySink(seed, out or _reusable(outcome.result, seed))
         for name, tensor in seed.items():
-            sink.put(name, 0, (tensor.float() + outcome.result[name].float()).reshape(-1))
+            flat, step = tensor.reshape(-1), outcome.result[name].reshape(-1)
+            for start, stop in _parts(tensor.numel()):
+                sink.put(name, start, flat[start:stop].float() + step[start:stop].float())
         return sink.tensors
+
+
+def _reusable(
+    result: Mapping[str, torch.Tensor], seed: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor] | None:
+    """The result's own memory, to add the seed to it in place; None where two tensors may share some."""
+    owned = len({tensor.untyped_storage().data_ptr() for tensor in result.values()}) == len(result)
+    fits = all(t.is_contiguous() and t.dtype == seed[name].dtype for name, t in result.items())
+    return {name: result[name] for name in seed} if owned and fits else None
+
+
+def _differences(seed: Mapping[str, torch.Tensor], sources: Sequence[Mapping[str, torch.Tensor]]) -> Vectors:
+    """source - seed, subtracted in float32 and cast once."""
+    vectors: Vectors = [allocate({name: (t.shape, t.dtype) for name, t in seed.items()}) for _ in sources]
+    for name, tensor in seed.items():
+        ours = tensor.reshape(-1)
+        for vector, source in zip(vectors, sources, strict=True):
+            theirs, flat = source[name].reshape(-1), vector[name].view(-1)
+            for start, stop in _parts(tensor.numel()):
+                flat[start:stop] = theirs[start:stop].float() - ours[start:stop].float()
+    return vectors
 
 
 _Form = Mapping[str, tuple[float, ...]] | None
@@ -459,24 +481,6 @@ def open_sandbox(allow_missing: Sequence[str]) -> Iterator[Sandbox]:
             yield box
     except SandboxError as error:
         raise StageError(f"sandbox: {error}") from error
-
-
-def resident_bytes() -> int:
-    """Memory that this process has now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return None
 
 
 def set_dtype(directory: Path, dtype: torch.dtype) -> None:

@@ -32,7 +32,7 @@ from selfdev_sandbox import Limits, RunResult, Sandbox, linear_form
 from selfdev_sandbox.trace import Trace, memory_roots
 from selfdev_sandbox.trace_flow import Flow
 
-from selfdev.apply.checkpoint import elements
+from selfdev.apply.memory import elements
 
 Vectors = list[dict[str, torch.Tensor]]
 

@@ -24,9 +24,9 @@ def stream(name: str, source: int) -> int:
 def drop(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Zero each value with probability DROP and rescale the rest."""
     keep = torch.rand(tensor.shape, generator=generator).to(tensor.device) >= DROP
-    kept = torch.where(keep, tensor, 0.0)
+    kept = tensor * keep
     if RESCALE == "probability":
-        return kept / (1.0 - DROP)
+        return kept.div_(1.0 - DROP)
     size = kept.abs().sum()
     return kept * torch.where(size > 0, tensor.abs().sum() / size, 1.0)
 
@@ -38,6 +38,6 @@ def merge_models(task_vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch
         total = torch.zeros_like(reference, dtype=torch.float32)
         for index, vector in enumerate(task_vectors):
             generator.manual_seed(stream(name, index))
-            total += SCALE * drop(vector[name].float(), generator)
+            total.add_(drop(vector[name].float(), generator), alpha=SCALE)
         merged[name] = total.to(reference.dtype)
     return merged

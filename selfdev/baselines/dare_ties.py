@@ -28,9 +28,9 @@ def stream(name: str, source: int) -> int:
 def drop(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Zero each value with probability DROP and rescale the rest."""
     keep = torch.rand(tensor.shape, generator=generator).to(tensor.device) >= DROP
-    kept = torch.where(keep, tensor, 0.0)
+    kept = tensor * keep
     if RESCALE == "probability":
-        return kept / (1.0 - DROP)
+        return kept.div_(1.0 - DROP)
     size = kept.abs().sum()
     return kept * torch.where(size > 0, tensor.abs().sum() / size, 1.0)
 

@@ -25,22 +25,36 @@ def stream(name: str, source: int) -> int:
     return value
 
 
+def keep_probabilities(rows: torch.Tensor, part: int = 1 << 17) -> torch.Tensor:
+    """(rows, columns) -> probability to keep each value, by the rank of its magnitude in its row.
+
+    Ranks are what the method is made of, so here is a sort: first by magnitude, then stably by row, some `part` values
+    at once. On the CPU such sorts of integers take linear time; the bits of magnitudes are in their order.
+    """
+    columns = rows.shape[1]
+    share = torch.arange(columns, device=rows.device).float() / (columns - 1) if columns > 1 else 0.5
+    by_rank = (DENSITY - EPSILON + 2.0 * EPSILON * share * torch.ones(columns, device=rows.device)).clamp(1e-6, 1.0)
+    together = min(rows.shape[0], max(1, part // columns))
+    row_of = torch.arange(together, dtype=torch.int32, device=rows.device).repeat_interleave(columns)
+    made = []
+    for block in rows.split(together):
+        order = block.abs().reshape(-1).view(torch.int32).sort(stable=True).indices
+        order = order.gather(0, row_of[: block.numel()].gather(0, order).sort(stable=True).indices)
+        made.append(torch.empty(block.numel(), device=rows.device).scatter_(0, order, by_rank.repeat(block.shape[0])))
+    return torch.cat(made).reshape(rows.shape)
+
+
 def drop(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Keep each value with a probability that grows with its rank in its row, and rescale what is kept."""
     rows = tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
-    columns = rows.shape[1]
-    order = rows.abs().argsort(dim=1, stable=True)  # ranks are what the method is made of: rows are sorted, once
-    ranks = torch.empty_like(order)
-    ranks.scatter_(1, order, torch.arange(columns, device=rows.device).expand_as(order))
-    share = ranks.float() / (columns - 1) if columns > 1 else torch.full_like(rows, 0.5)
-    keep = (DENSITY - EPSILON + 2.0 * EPSILON * share).clamp(min=1e-6, max=1.0)
+    keep = keep_probabilities(rows)
     drawn = torch.rand(rows.shape, generator=generator).to(rows.device) < keep
     if RESCALE == "probability":
-        kept = torch.where(drawn, rows / keep, 0.0)
+        kept = (rows / keep).mul_(drawn)
     else:
-        kept = torch.where(drawn, rows, 0.0)
+        kept = rows * drawn
         size = kept.abs().sum()
-        kept = kept * torch.where(size > 0, rows.abs().sum() / size, 1.0)
+        kept *= torch.where(size > 0, rows.abs().sum() / size, 1.0)
     return kept.reshape(tensor.shape)
 
 
@@ -48,13 +62,18 @@ def merge_models(task_vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch
     generator = torch.Generator()
     merged = {}
     for name, reference in task_vectors[0].items():
+        total = torch.zeros_like(reference, dtype=torch.float32)
+        count = torch.zeros_like(total)
         dropped = []
         for index, vector in enumerate(task_vectors):
             generator.manual_seed(stream(name, index))
             dropped.append(drop(vector[name].float(), generator))
-        stack = torch.stack(dropped)  # (sources, *shape)
-        sign = torch.where(stack.sum(dim=0) >= 0, 1.0, -1.0)
-        agrees = stack * sign > 0
-        total = torch.where(agrees, stack, 0.0).sum(dim=0)
-        merged[name] = (SCALE * total / agrees.sum(dim=0).clamp(min=1)).to(reference.dtype)
+            total += dropped[-1]
+        sign = (total >= 0).float().mul_(2.0).sub_(1.0)  # (*shape)
+        total.zero_()
+        for tensor in dropped:
+            agreeing = tensor.mul_(sign).clamp_(min=0.0)  # in place: fresh memory costs more than arithmetic
+            total += agreeing
+            count += agreeing.sign_()
+        merged[name] = total.mul_(sign).mul_(SCALE).div_(count.clamp_(min=1.0)).to(reference.dtype)
     return merged

@@ -13,14 +13,40 @@ import torch
 TOPK = 0.1
 
 
+def kth_largest(tensors: list[torch.Tensor], k: int, sparse: int = 128, part: int = 1 << 20) -> torch.Tensor:
+    """The k-th largest value of all tensors together, in linear time (Floyd and Rivest, CACM 18(3), 1975).
+
+    One value in `sparse` is sorted for two bounds that lie close together; only what is between them is ranked. Bounds
+    that miss the value are moved apart, so the answer is exact. Some `part` values at once stay in the caches.
+    """
+    total = sum(tensor.numel() for tensor in tensors)
+    step = sparse if total > 64 * sparse else 1
+    sample = torch.cat([tensor.reshape(-1)[::step] for tensor in tensors]).float().sort(descending=True).values
+    if step == 1:
+        return sample[k - 1]
+    count, end = sample.numel(), torch.full((1,), float("inf"), device=sample.device)
+    bounds = torch.cat([end, sample, -end])
+    place = k * count // total
+    margin = 3 + int(3.0 * (place * (1.0 - place / count)) ** 0.5)
+    while True:
+        upper, lower = bounds[max(0, place - margin)], bounds[min(count + 1, place + margin)]
+        above, between = torch.zeros((), dtype=torch.int64, device=sample.device), []
+        for values in (values.float() for tensor in tensors for values in tensor.reshape(-1).split(part)):
+            above += (values > upper).count_nonzero()
+            between.append(values[(values >= lower) & (values <= upper)])
+        near, rest = torch.cat(between), k - int(above)
+        if 0 < rest <= near.numel() or margin > count:
+            return near.kthvalue(near.numel() - rest + 1).values
+        margin *= 8
+
+
 def selected(stack: torch.Tensor) -> torch.Tensor:
     """Zero the positions, the same in all sources, where the variance is small."""
     variance = torch.var(stack, dim=0, correction=0)
     count = int(TOPK * int((variance != 0).sum()))
     if count == 0:
         return torch.zeros_like(stack)
-    limit = variance.reshape(-1).kthvalue(variance.numel() - count + 1).values
-    return torch.where(variance >= limit, stack, 0.0)
+    return stack * (variance >= kth_largest([variance], count))
 
 
 def merge_models(task_vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -8,8 +8,6 @@ TRIM "vector" ranks the magnitudes of the whole task vector (the paper), "tensor
 Magnitudes tied at the threshold are all kept. The paper's code gives a sum of 0 the vector's majority sign instead.
 """
 
-from collections.abc import Iterable
-
 import torch
 
 DENSITY = 0.2
@@ -17,40 +15,39 @@ SCALE = 1.0
 TRIM = "vector"
 
 
-def kth_largest(tensors: list[torch.Tensor], k: int) -> float:
-    """The k-th largest magnitude of all tensors together, by counting bits from the top: no sort, no copy of all."""
+def kth_largest(tensors: list[torch.Tensor], k: int, sparse: int = 128, part: int = 1 << 20) -> torch.Tensor:
+    """The k-th largest value of all tensors together, in linear time (Floyd and Rivest, CACM 18(3), 1975).
 
-    def bits_of(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.float().abs().reshape(-1).view(torch.int32)  # the order of bits is the order of magnitudes
+    One value in `sparse` is sorted for two bounds that lie close together; only what is between them is ranked. Bounds
+    that miss the value are moved apart, so the answer is exact. Some `part` values at once stay in the caches.
+    """
+    total = sum(tensor.numel() for tensor in tensors)
+    step = sparse if total > 64 * sparse else 1
+    sample = torch.cat([tensor.reshape(-1)[::step] for tensor in tensors]).float().sort(descending=True).values
+    if step == 1:
+        return sample[k - 1]
+    count, end = sample.numel(), torch.full((1,), float("inf"), device=sample.device)
+    bounds = torch.cat([end, sample, -end])
+    place = k * count // total
+    margin = 3 + int(3.0 * (place * (1.0 - place / count)) ** 0.5)
+    while True:
+        upper, lower = bounds[max(0, place - margin)], bounds[min(count + 1, place + margin)]
+        above, between = torch.zeros((), dtype=torch.int64, device=sample.device), []
+        for values in (values.float() for tensor in tensors for values in tensor.reshape(-1).split(part)):
+            above += (values > upper).count_nonzero()
+            between.append(values[(values >= lower) & (values <= upper)])
+        near, rest = torch.cat(between), k - int(above)
+        if 0 < rest <= near.numel() or margin > count:
+            return near.kthvalue(near.numel() - rest + 1).values
+        margin *= 8
 
-    def bucket(parts: Iterable[torch.Tensor], size: int, wanted: int) -> tuple[int, int]:
-        counts = torch.zeros(size, dtype=torch.int64, device=tensors[0].device)
-        for part in parts:
-            counts += torch.bincount(part, minlength=size)
-        above = counts.flip(0).cumsum(0)  # values in this bucket or a higher one, from the top
-        step = int((above < wanted).sum())
-        return size - 1 - step, wanted - (int(above[step - 1]) if step else 0)
 
-    high, k = bucket((bits_of(tensor) >> 20 for tensor in tensors), 1 << 11, k)
-    inside = [bits[(bits >> 20) == high] for bits in map(bits_of, tensors)]
-    middle, k = bucket(((bits >> 10) & 0x3FF for bits in inside), 1 << 10, k)
-    inside = [bits[((bits >> 10) & 0x3FF) == middle] for bits in inside]
-    low, _ = bucket((bits & 0x3FF for bits in inside), 1 << 10, k)
-    found = (high << 20) | (middle << 10) | low
-    return float(torch.full((1,), found, dtype=torch.int32).view(torch.float32).item())
-
-
-def thresholds(vector: dict[str, torch.Tensor]) -> dict[str, float]:
+def thresholds(vector: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Parameter -> smallest magnitude that is kept."""
     if TRIM == "vector":
         count = max(1, int(DENSITY * sum(tensor.numel() for tensor in vector.values())))
-        return dict.fromkeys(vector, kth_largest(list(vector.values()), count))
-    made = {}
-    for name, tensor in vector.items():
-        size = tensor.float().abs().reshape(-1)
-        count = max(1, int(DENSITY * size.numel()))
-        made[name] = float(size.kthvalue(size.numel() - count + 1).values)
-    return made
+        return dict.fromkeys(vector, kth_largest([tensor.float().abs() for tensor in vector.values()], count))
+    return {name: kth_largest([tensor.abs()], max(1, int(DENSITY * tensor.numel()))) for name, tensor in vector.items()}
 
 
 def merge_models(task_vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -58,10 +55,15 @@ def merge_models(task_vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch
     merged = {}
     for name, reference in task_vectors[0].items():
         tensors = [vector[name].float() for vector in task_vectors]
-        pairs = zip(tensors, limits, strict=True)
-        kept = torch.stack([torch.where(tensor.abs() >= limit[name], tensor, 0.0) for tensor, limit in pairs])
-        sign = torch.where(kept.sum(dim=0) >= 0, 1.0, -1.0)
-        agrees = kept * sign > 0  # (sources, *shape)
-        total = torch.where(agrees, kept, 0.0).sum(dim=0)
-        merged[name] = (SCALE * total / agrees.sum(dim=0).clamp(min=1)).to(reference.dtype)
+        kept = [tensor * (tensor.abs() >= limit[name]) for tensor, limit in zip(tensors, limits, strict=True)]
+        total, count = torch.zeros_like(kept[0]), torch.zeros_like(kept[0])
+        for tensor in kept:
+            total += tensor
+        sign = (total >= 0).float().mul_(2.0).sub_(1.0)
+        total.zero_()
+        for tensor in kept:
+            agreeing = tensor.mul_(sign).clamp_(min=0.0)  # in place: fresh memory costs more than arithmetic
+            total += agreeing
+            count += agreeing.sign_()
+        merged[name] = total.mul_(sign).mul_(SCALE).div_(count.clamp_(min=1.0)).to(reference.dtype)
     return merged

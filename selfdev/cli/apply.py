@@ -115,7 +115,7 @@ def apply(
 
 def print_plan(console: Console, merge: Any, algorithm: str) -> None:
     """Warnings, then how it will be done and what it needs."""
-    from selfdev.apply.merge import available_bytes
+    from selfdev.apply.memory import available_bytes
 
     plan, request = merge.plan, merge.request
     for warning in plan.warnings:
@@ -129,7 +129,7 @@ def print_plan(console: Console, merge: Any, algorithm: str) -> None:
     known = "" if free is None else f"; {free / 2**30:.1f} GiB are available"
     table.add_row("peak memory", f"about {plan.peak_bytes / 2**30:.2f} GiB{known}")
     console.print(table)
-    from selfdev.apply.merge import resident_bytes
+    from selfdev.apply.memory import resident_bytes
 
     if free is not None and plan.peak_bytes - resident_bytes() > free:
         line(

@@ -14,6 +14,7 @@ from selfdev_sandbox import Sandbox
 
 from selfdev.apply.checkpoint import Checkpoint, MemorySink, MemoryTensors, ShardWriter
 from selfdev.apply.linear import LinearMerger
+from selfdev.apply.memory import allocate
 from selfdev.apply.merge import Merge, Request, groups_of, held_bytes, merge_in_memory
 from selfdev.apply.output import new_directory
 from selfdev.apply.study import Parameter, closed_form, ignores_sizes, study
@@ -300,6 +301,57 @@ def test_in_memory_merges_agree_with_the_rule(box) -> None:
             assert torch.equal(tensor, into[name])
     with pytest.raises(UsageError, match="in its order"):
         merge_in_memory(LINEAR, seed, [{"b.norm": seed["b.norm"]}], box=box)
+
+
+def test_a_seed_without_a_share_is_not_read() -> None:
+    class Unread:
+        def part(self, name, start, stop):
+            raise AssertionError("the seed was read")
+
+    sources = [MemoryTensors({"w": torch.full((5,), value)}) for value in (1.0, 3.0, 5.0)]
+    sink = MemorySink({"w": torch.empty(5)})
+    assert LinearMerger(part=2).merge("w", 5, Unread(), sources, (1 / 3, 1 / 3, 1 / 3), sink)
+    torch.testing.assert_close(sink.tensors["w"], torch.full((5,), 3.0))
+    assert LinearMerger(part=2).merge("w", 5, Unread(), sources, (0.0, 1.0, 0.0), sink)
+    assert sink.tensors["w"].tolist() == [3.0] * 5
+    with pytest.raises(AssertionError):
+        LinearMerger(part=2).merge("w", 5, Unread(), sources, (0.5, 0.25, 0.2), sink)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_that_share_memory_are_merged_apart(box, dtype) -> None:
+    seed = {name: torch.full((4, 3), value, dtype=dtype) for name, value in (("a", 1.0), ("b", 10.0), ("c", 100.0))}
+    source = {name: tensor + 0.5 for name, tensor in seed.items()}
+    twice = HEAD + (
+        "    first = task_vectors[0]['a'].abs() + 0.5\n"
+        "    return {'a': first, 'b': first, 'c': first[:1].expand(4, 3)}\n"
+    )
+    given = HEAD + "    x = task_vectors[0]\n    return {'a': x['b'], 'b': x['a'].abs(), 'c': x['b']}\n"
+    for text, step in ((twice, 1.0), (given, 0.5)):
+        made = merge_in_memory(text, seed, [source], box=box)
+        assert {name: tensor.unique().tolist() for name, tensor in made.items()} == {
+            "a": [1.0 + step],
+            "b": [10.0 + step],
+            "c": [100.0 + step],
+        }
+
+
+def test_fresh_tensors_are_zero_apart_and_writable(monkeypatch) -> None:
+    shapes = {"scalar": (), "none": (0, 4), "half": (3, 5), "wide": (7,), "last": (2, 2)}
+    dtypes = dict.fromkeys(shapes, torch.float32) | {"half": torch.bfloat16, "wide": torch.float64}
+    for block in (1, 100, 1 << 26):  # bytes
+        monkeypatch.setattr("selfdev.apply.memory._BLOCK", block)
+        made = allocate({name: (shape, dtypes[name]) for name, shape in shapes.items()})
+        assert list(made) == list(shapes)
+        for name, tensor in made.items():
+            assert tuple(tensor.shape) == shapes[name]
+            assert tensor.dtype == dtypes[name]
+            assert tensor.is_contiguous()
+            assert not tensor.any()
+        for number, tensor in enumerate(made.values()):
+            tensor.fill_(number + 1)
+        assert [tensor.unique().tolist() for tensor in made.values()] == [[1.0], [], [3.0], [4.0], [5.0]]
+    assert allocate({}) == {}
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,8 @@ def test_files_share_helpers_word_for_word() -> None:
         "stream": {"dare_linear", "dare_ties", "della", "della_linear"},
         "polar": {"tsv_m", "iso_cts"},
         "middle": {"breadcrumbs", "breadcrumbs_ties"},
+        "kth_largest": {"ties", "breadcrumbs", "breadcrumbs_ties", "sce", "pcb"},
+        "keep_probabilities": {"della", "della_linear"},
     }
     for helper, names in groups.items():
         assert len({function(helper, read(name)) for name in names}) == 1, helper
@@ -198,26 +200,50 @@ def test_files_share_helpers_word_for_word() -> None:
         assert len({function("drop", read(name)) for name in pair}) == 1
 
 
-def helper(name: str) -> Any:
+def helper(name: str, program: str) -> Any:
     namespace: dict[str, Any] = {}
-    exec(read(name), namespace)
-    return namespace["kth_largest"]
+    exec(read(program), namespace)
+    return namespace[name]
 
 
-MAGNITUDE, SIGNED = helper("ties"), helper("pcb")
+kth_largest = helper("kth_largest", "ties")
+
+
 FLOATS = st.one_of(
     st.floats(width=32, allow_nan=False, allow_infinity=False),
     st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e-40, -1e-40, 3.0e38]),  # ties, subnormals
 )
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(FLOATS, min_size=1, max_size=8), min_size=1, max_size=3), st.data())
-def test_the_threshold_is_that_of_a_sort(values: list[list[float]], data: st.DataObject) -> None:
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(FLOATS, min_size=1, max_size=90), min_size=1, max_size=4), st.sampled_from([2, 9]), st.data())
+def test_the_threshold_is_that_of_a_sort(values: list[list[float]], sparse: int, data: st.DataObject) -> None:
     tensors = [torch.tensor(part, dtype=torch.float32) for part in values]
-    every = torch.cat(tensors)
-    k = data.draw(st.integers(1, every.numel()))
-    assert MAGNITUDE(tensors, k) == every.abs().sort(descending=True).values[k - 1].item()
-    assert SIGNED(tensors, k) == every.sort(descending=True).values[k - 1].item()
-    low = [tensor.bfloat16() for tensor in tensors]
-    assert MAGNITUDE(low, k) == torch.cat(low).abs().float().sort(descending=True).values[k - 1].item()
+    k = data.draw(st.integers(1, sum(tensor.numel() for tensor in tensors)))
+    for given_ in (tensors, [tensor.bfloat16() for tensor in tensors]):
+        expected = torch.cat(given_).float().sort(descending=True).values[k - 1]
+        assert torch.equal(kth_largest(given_, k, sparse, 7), expected)
+
+
+@pytest.mark.parametrize("k", [1, 2, 50, 999, 1000])
+@pytest.mark.parametrize("sampled", [-5.0, 0.0, 5.0])
+def test_a_sample_that_misleads_costs_time_only(sampled: float, k: int) -> None:
+    tensor = torch.linspace(-1.0, 1.0, 1000)
+    tensor[::4] = sampled  # the values that the sample sees
+    assert torch.equal(kth_largest([tensor], k, 4, 64), tensor.sort(descending=True).values[k - 1])
+
+
+def test_a_threshold_among_values_that_are_no_numbers_ends() -> None:
+    with pytest.raises((RuntimeError, IndexError)):
+        kth_largest([torch.full((1000,), torch.nan)], 1, 2, 64)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 9), st.sampled_from([1, 4, 1 << 17]), st.data())
+def test_chances_grow_with_the_rank_in_the_row(count: int, columns: int, part: int, data: st.DataObject) -> None:
+    rows = torch.tensor(data.draw(st.lists(FLOATS, min_size=count * columns, max_size=count * columns)))
+    rows = rows.reshape(count, columns)
+    keep = helper("keep_probabilities", "della")(rows, part)
+    place = rows.abs().argsort(dim=1, stable=True).argsort(dim=1).float()
+    share = place / (columns - 1) if columns > 1 else torch.full_like(rows, 0.5)
+    assert torch.equal(keep, 0.6 - 0.1 + 2.0 * 0.1 * share)
