@@ -3,7 +3,8 @@
     python benchmarks/bench_merge.py [--seed-model smollm2] [--threads 1] [--repeats 3] [--methods ties della]
 
 A seed and three noisy copies of it. In memory: `merge_in_memory` against `merge_state_dicts`, and the bandwidth of each
-(sources, and the seed where it counts, read once; result written once) as a share of what copying the same memory reaches in that process.
+(sources read once, and the seed where it counts; the result written once) as a share of what copying the same memory
+reaches in that process.
 Files: `selfdev apply` against `mergekit-yaml`, whole commands. Each measurement runs in a process of its own, whose
 peak is its largest resident memory; tools alternate. Random methods draw other numbers in the two tools; for the rest
 the share of values that differ is given. Without mergekit only ours is measured. The first of our merges in memory

@@ -32,7 +32,7 @@ def kth_largest(tensors: list[torch.Tensor], k: int, sparse: int = 128, part: in
     while True:
         upper, lower = bounds[max(0, place - margin)], bounds[min(count + 1, place + margin)]
         above, between = torch.zeros((), dtype=torch.int64, device=sample.device), []
-        for values in (values.float() for tensor in tensors for values in tensor.reshape(-1).split(part)):
+        for values in (values.float() for tensor in tensors for values in torch.split(tensor.reshape(-1), part)):
             above += (values > upper).count_nonzero()
             between.append(values[(values >= lower) & (values <= upper)])
         near, rest = torch.cat(between), k - int(above)
@@ -55,8 +55,11 @@ def merge_models(task_vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch
     merged = {}
     for name, reference in task_vectors[0].items():
         kept = [middle(vector[name].float()) for vector in task_vectors]
-        sign = (sum(kept) >= 0).float().mul_(2.0).sub_(1.0)  # (*shape)
         total = torch.zeros_like(reference, dtype=torch.float32)
+        for tensor in kept:
+            total += tensor
+        sign = (total >= 0).float().mul_(2.0).sub_(1.0)  # (*shape)
+        total.zero_()
         for tensor in kept:
             total += tensor.mul_(sign).clamp_(min=0.0)
         merged[name] = total.mul_(sign).mul_(SCALE).to(reference.dtype)

@@ -37,7 +37,7 @@ def keep_probabilities(rows: torch.Tensor, part: int = 1 << 17) -> torch.Tensor:
     together = min(rows.shape[0], max(1, part // columns))
     row_of = torch.arange(together, dtype=torch.int32, device=rows.device).repeat_interleave(columns)
     made = []
-    for block in rows.split(together):
+    for block in torch.split(rows, together):
         order = block.abs().reshape(-1).view(torch.int32).sort(stable=True).indices
         order = order.gather(0, row_of[: block.numel()].gather(0, order).sort(stable=True).indices)
         made.append(torch.empty(block.numel(), device=rows.device).scatter_(0, order, by_rank.repeat(block.shape[0])))

@@ -31,7 +31,7 @@ def kth_largest(tensors: list[torch.Tensor], k: int, sparse: int = 128, part: in
     while True:
         upper, lower = bounds[max(0, place - margin)], bounds[min(count + 1, place + margin)]
         above, between = torch.zeros((), dtype=torch.int64, device=sample.device), []
-        for values in (values.float() for tensor in tensors for values in tensor.reshape(-1).split(part)):
+        for values in (values.float() for tensor in tensors for values in torch.split(tensor.reshape(-1), part)):
             above += (values > upper).count_nonzero()
             between.append(values[(values >= lower) & (values <= upper)])
         near, rest = torch.cat(between), k - int(above)
