@@ -7,7 +7,7 @@ checkpoints changes no program of the run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selfdev.evaluation import Run
@@ -32,7 +32,7 @@ class Point:
 
     @property
     def stream(self) -> str:
-        """What names its samples' random streams, and them."""
+        """What names its samples' random streams."""
         return f"measure step {self.step}" if self.step else "measure"
 
 
@@ -56,28 +56,35 @@ def draw_at(run: Run, point: Point, requests: Sequence[SampleRequest], checkpoin
         requests: of `missing_samples`.
         checkpoint: how the store names the loaded adapter.
     """
-    generator, heat = run.parts.generator, run.config.gap.temperature
-    kind = f"measured {point.step}" if point.step else "measured"
     with run.view.phase(run.directory, point.iteration, "measure", len(requests)) as advance:
-        for batch in generator.sample(run.parts.prompt, requests, heat):
-            run.store.add_measured(
-                MeasuredRow(candidate_id(kind, point.iteration, s.index, s.text), point.iteration, point.step,
-                            point.time, s.index, checkpoint, heat, s.seed, s.text, s.tokens, s.nll, s.truncated)
-                for s in batch
-            )  # fmt: skip
-            advance(len(batch))
+        _draw(run, point, requests, checkpoint, advance)
 
 
 def draw_inside(run: Run, iteration: int, report: TrainReport) -> None:
     """Draw the samples of all checkpoints of an iteration's DPO stage, those that are not recorded."""
     waiting = [(point, missing_samples(run, point)) for point in points_inside(iteration, report)]
-    waiting = [(point, requests) for point, requests in waiting if requests]
-    if not waiting:
+    total = sum(len(requests) for _, requests in waiting)
+    if not total:
         return
-    try:
-        for point, requests in waiting:
-            adapter = step_directory(run.directory.checkpoint(iteration), point.step)
-            run.parts.generator.load(adapter)
-            draw_at(run, point, requests, run.directory.checkpoint_name(adapter))
-    finally:
-        run.parts.generator.close()
+    with run.view.phase(run.directory, iteration, "measure", total) as advance:
+        try:
+            for point, requests in waiting:
+                if requests:
+                    adapter = step_directory(run.directory.checkpoint(iteration), point.step)
+                    run.parts.generator.load(adapter)
+                    _draw(run, point, requests, run.directory.checkpoint_name(adapter), advance)
+        finally:
+            run.parts.generator.close()
+
+
+def _draw(
+    run: Run, point: Point, requests: Sequence[SampleRequest], checkpoint: str, advance: Callable[[int], None]
+) -> None:
+    heat, kind = run.config.gap.temperature, f"measured {point.step}" if point.step else "measured"
+    for batch in run.parts.generator.sample(run.parts.prompt, requests, heat):
+        run.store.add_measured(
+            MeasuredRow(candidate_id(kind, point.iteration, s.index, s.text), point.iteration, point.step, point.time,
+                        s.index, checkpoint, heat, s.seed, s.text, s.tokens, s.nll, s.truncated)
+            for s in batch
+        )  # fmt: skip
+        advance(len(batch))
