@@ -275,33 +275,34 @@ def decide_stop(run: Run, iteration: int) -> bool:
 
     The first verifier of `gap.verifiers` with a U_v in every iteration so far decides. The curve is looked at after
     each iteration from the third to the last but one: error levels are divided by the number of looks (Bonferroni).
+    Every look is told.
     """
     if not run.config.gap.stop_when_converged or iteration >= run.config.iterations:
         return False
-    if run.store.get_meta(STOPPED) is None:
-        reason = _reason_to_stop(run, iteration)
-        if reason is not None:
+    if run.store.get_meta(STOPPED) is None and iteration >= FEWEST:
+        end, reason = _look(run, iteration)
+        if end:
             run.store.set_meta(STOPPED, f"{iteration}: {reason}")
-            run.directory.log(f"the run ends after iteration {iteration}: {reason}")
+        said = f"the run {'ends' if end else 'goes on'} after iteration {iteration}: {reason}"
+        run.directory.log(said)
+        run.view.note(said)
     return run.iterations <= iteration
 
 
-def _reason_to_stop(run: Run, iteration: int) -> str | None:
-    if iteration < FEWEST:
-        return None
+def _look(run: Run, iteration: int) -> tuple[bool, str]:
+    """Whether the curve says that the run should end, and why or why not."""
     config = run.config.gap
     gaps, gains = recorded_points(
         {row["iteration"]: row["gap"] for row in run.store.iterations() if row["iteration"] <= iteration}
     )
     name = first_in_all(config.verifiers, [gaps[i] for i in gains])
     if name is None:
-        run.directory.log(f"no stop decision after iteration {iteration}: no verifier has a U_v in every iteration")
-        return None
+        return False, "no verifier has a U_v in every iteration"
     looks = run.config.iterations - FEWEST
     found = fitted(gaps, gains, name, 1 - (1 - config.confidence) / looks, LEVEL / looks)
-    if found is None or found.advice not in (Advice.STOP, Advice.ALARM):
-        return None
-    return f"{found.advice} (by {name})"
+    if found is None:
+        return False, f"no curve fits (by {name})"
+    return found.advice in (Advice.STOP, Advice.ALARM), f"{found.advice} (by {name})"
 
 
 def first_in_all(names: Sequence[str], gaps: Sequence[Mapping[str, Gap]]) -> str | None:

@@ -44,6 +44,10 @@ class RunView:
         directory.log(f"{label}: {seconds:.1f} s")
         self.console.print(f"{label}: {seconds:.1f} s", style="dim")
 
+    def note(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def iteration(self, store: Store, iteration: int) -> None:
         """One iteration's summary."""
         self.console.print(tables.iteration_summary(store, iteration))

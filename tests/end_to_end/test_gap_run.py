@@ -369,11 +369,17 @@ def test_a_decision_lost_in_a_crash_is_taken_again(tmp_path: Path, monkeypatch: 
 def test_the_measured_curve_decides(tmp_path: Path, generator: type[Levelling], ended: int) -> None:
     """A run of five iterations ends after the third where nothing more is learned, and goes on where something is."""
     given = {"iterations": 5, "gap.stop_when_converged": True, "gap.verifiers": ["implicit-reward", "likelihood"]}
-    run(tmp_path / "run", replace(scripted_parts(), generator=generator(write)), **given)
+    text = run(tmp_path / "run", replace(scripted_parts(), generator=generator(write)), **given)
     store = opened(tmp_path / "run")
     assert len(store.iterations()) == ended
     reason = "3: stop: the next gain is below the tolerance (by likelihood)"
     assert store.get_meta(STOPPED) == (reason if ended == 3 else None)
+    looks = [line for line in text.splitlines() if line.startswith(("the run ends", "the run goes on"))]
+    if ended == 3:
+        assert looks == [f"the run ends after iteration {reason}"]
+    else:
+        assert [line.partition(":")[0] for line in looks] == [f"the run goes on after iteration {i}" for i in (3, 4)]
+        assert all(line.endswith("(by likelihood)") for line in looks)
     store.close()
 
 
