@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -64,8 +64,9 @@ class RunDirectory:
             self._log.close()
         elif self._made:
             (self.path / LOCK_NAME).unlink(missing_ok=True)
-            for folder in self._made:
-                folder.rmdir()
+            with suppress(OSError):  # somebody else has put something there since
+                for folder in self._made:
+                    folder.rmdir()
         self._lock.close()
 
     @property

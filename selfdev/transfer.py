@@ -85,6 +85,16 @@ def config_for(config: RunConfig, sources: Sequence[str], seed_model: str | None
         raise UsageError(f"--sources {' '.join(sources)} given: {error.errors()[0]['msg']}") from None
 
 
+def warnings_for(config: RunConfig, sources: Sequence[str]) -> list[str]:
+    """What a comparison on these sources cannot say, though it may be asked for."""
+    own = config.models.sources
+    shared = [source for source in sources if source in own]
+    found = [f"{source} is a source of the run itself; its programs were chosen on it" for source in shared]
+    if len(sources) != len(own):
+        found.append(f"{len(sources)} sources given, the run has {len(own)}; programs written for so many may fail")
+    return found
+
+
 def on_fresh(config: RunConfig) -> RunConfig:
     """The same on dev questions that the run asked nowhere; as it is where the task has too few of them."""
     fresh = config.model_copy(update={

@@ -65,6 +65,8 @@ def transfer(
     config = core.on_fresh(config)
     count = core.evaluations(config, len(baselines.table(config.models.sources)) + 1, len(named), tuning)
     minutes = "" if each is None else f", about {count * each / 60:.1f} minutes at the speed of the run"
+    for warning in core.warnings_for(own, sources):
+        plain(console, f"warning: {warning}")
     plain(console, f"{len(named)} programs, named before any question: {' '.join(e.id for e in named)}")
     plain(console, f"at most {count} question-evaluations, {tuning} of them to tune baselines{minutes}")
     plain(console, f"run directory: {path}")

@@ -50,6 +50,12 @@ def test_leaving_before_it_begins_takes_everything_away_again(tmp_path: Path) ->
     assert list((tmp_path / "mine").iterdir()) == []
 
 
+def test_leaving_keeps_what_somebody_else_has_put_there(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "deep" / "run", CONFIG):
+        (tmp_path / "deep" / "notes.txt").touch()
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["notes.txt"]
+
+
 def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot write"):
         RunDirectory(tmp_path / ("x" * 300), CONFIG)

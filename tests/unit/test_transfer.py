@@ -25,7 +25,7 @@ from selfdev.report.live import RunView
 from selfdev.report.transfer import ranking, transfer_report
 from selfdev.rundir import RunDirectory
 from selfdev.store import Store
-from selfdev.transfer import Entrant, config_for, directory_name, entrants, rank_correlation
+from selfdev.transfer import Entrant, config_for, directory_name, entrants, rank_correlation, warnings_for
 from selfdev.wiring import load_run_task
 from tests.scripted import HashedWorker, quality, racing_config, racing_parts
 
@@ -229,6 +229,11 @@ def test_the_models_are_other_ones() -> None:
         config_for(config, config.models.sources[::-1], None)
     with pytest.raises(UsageError, match="names one model twice"):
         config_for(config, ("a", "a"), None)
+    assert warnings_for(config, OTHER) == []
+    assert warnings_for(config, (*OTHER, "zoo:solver-add")) == [
+        "zoo:solver-add is a source of the run itself; its programs were chosen on it",
+        "4 sources given, the run has 3; programs written for so many may fail",
+    ]
     other = config_for(config, OTHER, "zoo:other-seed")
     assert other.models.seed == "zoo:other-seed"
     assert other.model_copy(update={"models": config.models}) == config
