@@ -113,12 +113,14 @@ def baselines(
 
 def _tune(run: Run, names: list[str], budget: int, console: Console) -> None:
     from selfdev.study import cost_line
-    from selfdev.tuning import check_block, tune, tuned_table
+    from selfdev.tuning import KIND, check_block, tune, tuned_table
 
-    size = len(run.block_of(0))
+    size, spent = len(run.block_of(0)), run.store.evaluations(KIND)
     check_block(size)
     _check_budget(budget, size)
-    plain(console, f"tuning, {budget // size} programs x {size} questions: {cost_line(run.store, budget)}")
+    recorded = f", {spent} of their answers recorded; the rest" if spent else ""
+    cost = cost_line(run.store, max(0, budget - spent))
+    plain(console, f"tuning, {budget // size} programs x {size} questions{recorded}: {cost}")
     tune(run, names, budget)
     console.print(tuned_table(run, names))
 

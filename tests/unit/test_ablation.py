@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -190,6 +191,12 @@ def test_methods_are_scored_in_a_run_that_stopped_before_its_seed(
         done = CliRunner().invoke(app, ["baselines", str(tmp_path / "run"), *arguments])
         assert (done.exit_code, done.exception) == (0, None)
         assert "ties" in done.output
+    assert "tuning, 5 programs x 40 questions: at most 200 question-evaluations" in done.output
+    assert "recorded" not in done.output
+    done = CliRunner().invoke(app, ["baselines", str(tmp_path / "run"), *arguments[:2], "240", *arguments[3:]])
+    assert re.search(
+        r"tuning, 6 programs x 40 questions, (\d+) of their answers recorded; the rest: at most", done.output
+    )
 
 
 def test_a_budget_that_cannot_reach_is_refused_before_anything_runs(copied: Path) -> None:
