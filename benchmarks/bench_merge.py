@@ -198,44 +198,46 @@ def in_memory(tool: str, method: str, models: list[Path], options: argparse.Name
 
 
 def with_files(tool: str, method: str, models: list[Path], options: argparse.Namespace, root: Path) -> dict[str, Any]:
-    """One whole command: seconds and its largest resident memory."""
+    """Whole commands: seconds and their largest resident memory."""
     out = root / "out"
-    if tool == "selfdev":
-        algorithm = root / f"{method}.py"
-        algorithm.write_text(rule(method), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "selfdev",
-            "apply",
-            str(algorithm),
-            "--seed-model",
-            str(models[0]),
-            "--sources",
-        ]
-        command += [*map(str, models[1:]), "--out", str(out), "--threads", str(options.threads), "--no-smoke"]
-    else:
-        config = root / f"{method}.yml"
-        config.write_text(recipe(method, models), encoding="utf-8")
-        command = [sys.executable, "-W", "ignore", "-m", "mergekit.scripts.run_yaml", str(config), str(out), "--quiet"]
-    log = root / "log"
     seconds, peaks = [], []
     for _ in range(options.repeats):
         shutil.rmtree(out, ignore_errors=True)
-        with log.open("wb") as stream:
-            started = time.perf_counter()
-            child = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(options), cwd=HERE.parent)
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
-            seconds.append(time.perf_counter() - started)
-        peaks.append(usage.ru_maxrss * 1024)
-        if child.returncode:
-            raise SystemExit(f"{tool} {method} failed:\n{log.read_text(errors='replace')[-2000:]}")
+        took, largest = whole_command(command_for(tool, method, models, options, root), options, root / "log")
+        seconds.append(took)
+        peaks.append(largest)
     shutil.rmtree(out, ignore_errors=True)
     return {
         "seconds": {"median": round(statistics.median(seconds), 2), "min": round(min(seconds), 2), "n": len(seconds)},
         "peak_gib": round(max(peaks) / GIB, 2),
     }
+
+
+def command_for(tool: str, method: str, models: list[Path], options: argparse.Namespace, root: Path) -> list[str]:
+    """A merge into root/out."""
+    out = str(root / "out")
+    if tool == "selfdev":
+        algorithm = root / f"{method}.py"
+        algorithm.write_text(rule(method), encoding="utf-8")
+        given = ["--seed-model", str(models[0]), "--sources", *map(str, models[1:]), "--out", out]
+        rest = ["--threads", str(options.threads), "--no-smoke"]
+        return [sys.executable, "-m", "selfdev", "apply", str(algorithm), *given, *rest]
+    config = root / f"{method}.yml"
+    config.write_text(recipe(method, models), encoding="utf-8")
+    return [sys.executable, "-W", "ignore", "-m", "mergekit.scripts.run_yaml", str(config), out, "--quiet"]
+
+
+def whole_command(command: list[str], options: argparse.Namespace, log: Path) -> tuple[float, int]:
+    """Seconds and peak memory in bytes of a command that must succeed."""
+    with log.open("wb") as stream:
+        started = time.perf_counter()
+        child = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(options), cwd=HERE.parent)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - started
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command[2:5])} ... failed:\n{log.read_text(errors='replace')[-2000:]}")
+    return seconds, usage.ru_maxrss * 1024
 
 
 def recipe(method: str, models: list[Path]) -> str:
