@@ -19,6 +19,7 @@ from selfdev.config import load_config
 from selfdev.gap_records import Quantity, recorded, recorded_inside, recorded_points
 from selfdev.generators.scripted import ScriptedGenerator
 from selfdev.rundir import read_run_config
+from selfdev.store import Store
 from selfdev.trainers.base import read_report, step_directory
 from selfdev.trainers.scripted import ScriptedTrainer
 from selfdev.types import Sample, SampleRequest
@@ -206,6 +207,56 @@ def test_what_was_judged_inside_a_stage_is_not_judged_again(tmp_path: Path) -> N
     assert one.dump() == other.dump()
     one.close()
     other.close()
+
+
+def test_a_start_that_dies_after_each_single_write_gets_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every start ends right behind its first write of a measurement, of an adapter or of the iteration's row."""
+    given = {"gap.checkpoints": 2, "iterations": 1, "pair.rejected_share": 0.5, "gap.samples": 8}
+    run(tmp_path / "whole", **given)
+    done: list[str] = []
+
+    def dying(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            real(*arguments, **named)
+            done.append(name)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    for name in ("add_measured", "add_judgements", "add_measured_judgements", "commit_iteration"):
+        dying(Store, name)
+    monkeypatch.setattr(ScriptedTrainer, "train", _once_and_die(ScriptedTrainer.train, done))
+    starts = 0
+    while starts < 40:
+        starts += 1
+        try:
+            run(tmp_path / "run", **given)
+            break
+        except KeyboardInterrupt:
+            continue
+    # 8 samples in batches of 4 at three points; one stage; two verifiers at the two checkpoints, one before them
+    assert done == [*["add_measured"] * 2, "train", *["add_measured"] * 4, "add_judgements",
+                    *["add_measured_judgements"] * 5, "commit_iteration"]  # fmt: skip
+    assert starts == len(done) + 1
+    one, other = opened(tmp_path / "run"), opened(tmp_path / "whole")
+    assert one.dump() == other.dump()
+    one.close()
+    other.close()
+
+
+def _once_and_die(train: Any, done: list[str]) -> Any:
+    """A trainer that finishes its stage and dies before it can tell."""
+
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        train(*arguments, **named)
+        done.append("train")
+        raise KeyboardInterrupt
+
+    return wrapper
 
 
 def test_a_changed_checkpoint_is_refused(tmp_path: Path) -> None:

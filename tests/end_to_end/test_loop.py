@@ -251,7 +251,7 @@ def test_kill_dash_nine_anywhere_gives_the_same_tables(tmp_path: Path) -> None:
     adapters = {
         p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "checkpoints").rglob("*") if p.is_file()
     }
-    assert len([path for path in adapters if "step-" in str(path)]) == 2 * 2 * 2
+    assert len({path.parent for path in adapters if "step-" in str(path)}) == 3  # the first stage has two steps
     for name in adapters:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert dump(tmp_path / "killed") == dump(tmp_path / "whole")
