@@ -46,7 +46,7 @@ def transfer(
     from selfdev.report.transfer import transfer_report
     from selfdev.rundir import read_run_config
     from selfdev.store import FILE_NAME, Store
-    from selfdev.study import seconds_per_question
+    from selfdev.study import cost_line
     from selfdev.tuning import tuned_table
 
     console = Console()
@@ -55,20 +55,20 @@ def transfer(
     retuned = methods or list(NAMES)
     core.check_methods(retuned)
     tuning = core.tuning_budget(config, retuned, budget)
+    path = out or run / core.directory_name(config)
     store = Store(run / FILE_NAME, read_only=True)
     try:
         check_ended(store, own)
-        named, each, openings = core.entrants(store, top), seconds_per_question(store), store.openings()
+        named, openings = core.entrants(store, top), store.openings()
+        config = core.on_fresh(config)
+        count = core.evaluations(config, len(baselines.table(config.models.sources)) + 1, len(named), tuning)
+        cost = cost_line(store, count)
     finally:
         store.close()
-    path = out or run / core.directory_name(config)
-    config = core.on_fresh(config)
-    count = core.evaluations(config, len(baselines.table(config.models.sources)) + 1, len(named), tuning)
-    minutes = "" if each is None else f", about {count * each / 60:.1f} minutes at the speed of the run"
     for warning in core.warnings_for(own, sources):
         plain(console, f"warning: {warning}")
     plain(console, f"{len(named)} programs, named before any question: {' '.join(e.id for e in named)}")
-    plain(console, f"at most {count} question-evaluations, {tuning} of them to tune baselines{minutes}")
+    plain(console, f"{cost}; {tuning} of them to tune baselines")
     plain(console, f"run directory: {path}")
     with begun(path, config, console) as work:
         core.transfer(work, named, tuning, retuned, openings)
