@@ -93,10 +93,11 @@ def _said(found: Ablation) -> str:
     if s.identical:
         return f"simplest: {s.candidate} ({shrunk}): the same merge, so no question is needed{_given_up(s)}"
     low, high = paired_interval(s.wins, s.losses, s.questions)
+    left = f"; a loss of {-low:.3f} is not excluded (a larger --budget tells)" if low < 0 else ""
     return (
         f"simplest: {s.candidate} ({shrunk}): not resolvably worse than {of.id} on {s.questions} held-out questions, "
         f"{s.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f} ({s.wins} won, {s.losses} lost, "
-        f"p {mcnemar(s.wins, s.losses):.2g}); a loss of {max(0.0, -low):.3f} is not excluded (a larger --budget tells)"
+        f"p {mcnemar(s.wins, s.losses):.2g}){left}"
     )
 
 

@@ -121,6 +121,21 @@ def test_what_changes_no_bit_goes_though_the_budget_is_spent(copied: Path, monke
         assert "weak" not in found.simplest.source
 
 
+def test_a_loss_is_left_open_only_where_the_interval_holds_one(copied: Path) -> None:
+    with opened(copied) as run:
+        found = ablate(run, planted(run.store), 3000)
+    assert found.simplest.edits
+    said = [
+        simplest_sentence(
+            replace(found, simplest=replace(found.simplest, identical=False, wins=wins, losses=losses, questions=22))
+        )
+        for wins, losses in ((1, 2), (5, 0))
+    ]
+    assert "a loss of 0.2" in said[0]
+    assert "5 won, 0 lost" in said[1]
+    assert "a loss of" not in said[1]
+
+
 def test_it_asks_questions_that_the_run_asked_nowhere(copied: Path) -> None:
     with opened(copied) as run:
         study = ablate(run, planted(run.store), 3000).study
