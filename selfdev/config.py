@@ -115,7 +115,7 @@ class SandboxConfig(Section):
     """Limits of one merge program."""
 
     seconds: Annotated[float, Field(gt=0.0)] = 10.0
-    operations: PositiveInt = 20_000
+    operations: PositiveInt | None = None  # tensor operations; None: 20,000, or 150 per tensor of the sources if more
     allow_missing: tuple[str, ...] = ()  # isolation layers this machine may lack; recorded in the store
 
 

@@ -40,7 +40,7 @@ class Limits:
     seconds: float = 10.0  # wall clock, from before the fork
     live_bytes: int | None = None  # tensor memory beyond the inputs
     moved_bytes: int | None = None  # bytes read and written by operations, in total
-    operations: int = 20_000  # tensor operations
+    operations: int | None = None  # tensor operations
     flops: float | None = None  # estimated floating-point work, in total
     child_memory_bytes: int = 512 * MIB  # the child's own (Python) memory above its start
     source_chars: int = 20_000
@@ -52,18 +52,30 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "operations", "child_memory_bytes", "source_chars", "norm_ratio"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"Limits.{name} is {getattr(self, name)}; it must be positive")
 
-    def for_inputs(self, input_bytes: int, input_elements: int) -> tuple[int, int, float]:
-        """Return (live bytes, moved bytes, flops) for inputs of that size.
+    def for_inputs(self, input_bytes: int, input_elements: int, input_tensors: int) -> Budgets:
+        """The budgets for inputs of that size.
 
-        The defaults leave room for about eight float32 copies of everything and a thousand passes over it.
+        The defaults leave room for about eight float32 copies of everything, a thousand passes over it and 150
+        operations for each tensor.
         """
         live = self.live_bytes if self.live_bytes is not None else max(256 * MIB, 8 * 4 * input_elements)
         moved = self.moved_bytes if self.moved_bytes is not None else max(16 * GIB, 1000 * input_bytes)
         flops = self.flops if self.flops is not None else max(1e11, 5e4 * input_elements)
-        return live, moved, flops
+        operations = self.operations if self.operations is not None else max(20_000, 150 * input_tensors)
+        return Budgets(live, moved, flops, operations)
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What one run may use."""
+
+    live: int  # bytes of tensor memory beyond the inputs
+    moved: int  # bytes read and written
+    flops: float
+    operations: int
 
 
 @dataclass(frozen=True, slots=True)

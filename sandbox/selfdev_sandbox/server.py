@@ -15,7 +15,7 @@ import torch
 
 from selfdev_sandbox import measure, sizes
 from selfdev_sandbox.allowlist import Op
-from selfdev_sandbox.contract import Limits, OpRecord, Status, printable
+from selfdev_sandbox.contract import Budgets, Limits, OpRecord, Status, printable
 from selfdev_sandbox.memory import TensorMemory
 from selfdev_sandbox.protocol import Call, Free, Raised, Read, Ref, Reply, Spec, Sync
 from selfdev_sandbox.rows import NAME_OF, ROWS, ArgumentError, Arguments, Ended, Row
@@ -35,13 +35,14 @@ class TensorServer:
     def __init__(
         self,
         limits: Limits,
-        budgets: tuple[int, int, float],
+        budgets: Budgets,
         seed: int,
         device: torch.device,
         deadline: float = math.inf,  # by time.monotonic()
     ) -> None:
         self.limits = limits
-        self.live_limit, self.moved_limit, self.flops_limit = budgets
+        self.live_limit, self.moved_limit, self.flops_limit = budgets.live, budgets.moved, budgets.flops
+        self.operations_limit = budgets.operations
         self.device, self.deadline = device, deadline
         self.speed = _SPEED if device.type == "cpu" else _ACCELERATOR
         self.memory = TensorMemory()
@@ -101,8 +102,8 @@ class TensorServer:
         """Check, charge, run."""
         args, kwargs = self.arguments.of(row, call)
         self.operations += 1
-        if self.operations > self.limits.operations:
-            raise Ended(Status.TIMEOUT, f"more than {self.limits.operations} tensor operations", call.line)
+        if self.operations > self.operations_limit:
+            raise Ended(Status.TIMEOUT, f"more than {self.operations_limit} tensor operations", call.line)
         self._charge(row, args, kwargs, call)  # first: even looking at a tensor of 2**50 elements takes for ever
         op = row.op
         if op.indices:

@@ -189,7 +189,7 @@ class Sandbox:
             return RunResult(Status.SYNTAX, error=refused)
         started = time.monotonic()
         deadline = started + limits.seconds
-        budgets = limits.for_inputs(inputs.nbytes, inputs.elements)
+        budgets = limits.for_inputs(inputs.nbytes, inputs.elements, len(inputs.tensors))
         server = TensorServer(limits, budgets, seed, self.device, deadline)
         for i, tensor in enumerate(inputs.tensors):
             server.memory.add(i + 1, tensor, protected=True)

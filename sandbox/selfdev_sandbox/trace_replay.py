@@ -46,7 +46,7 @@ def replay(
     limits = limits or Limits()
     inputs = [t.detach() for vector in task_vectors for t in vector.values()]
     size = sum(t.numel() * t.element_size() for t in inputs)
-    budgets = limits.for_inputs(size, sum(t.numel() for t in inputs))
+    budgets = limits.for_inputs(size, sum(t.numel() for t in inputs), len(inputs))
     server = TensorServer(limits, budgets, seed, inputs[0].device)
     for handle, tensor in enumerate(inputs, 1):
         server.memory.add(handle, tensor, protected=True)

@@ -69,13 +69,24 @@ class MemoryTensors:
         return self._flat[name][start:stop]
 
 
+def check_target(into: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError where tensors to write into have not the names, shapes and dtypes of others, or have gaps."""
+    if set(into) != set(like) or any(
+        into[n].shape != t.shape or into[n].dtype != t.dtype or not into[n].is_contiguous() for n, t in like.items()
+    ):
+        raise ValueError(
+            "the tensors to write into must be contiguous, with the names, shapes and dtypes of the seed's"
+        )
+
+
 class MemorySink:
     """Collects merged tensors in memory."""
 
     def __init__(self, like: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor] | None = None) -> None:
-        self.tensors = dict(into) if into is not None else allocate({n: (t.shape, t.dtype) for n, t in like.items()})
-        if into is not None and any(into[n].shape != t.shape or into[n].dtype != t.dtype for n, t in like.items()):
-            raise ValueError("the tensors to write into must have the names, shapes and dtypes of the seed's")
+        if into is None:
+            into = allocate({n: (t.shape, t.dtype) for n, t in like.items()})
+        check_target(into, like)
+        self.tensors = dict(into)
         self._flat = {name: tensor.view(-1) for name, tensor in self.tensors.items()}
 
     def place(self, name: str, start: int, stop: int) -> torch.Tensor | None:

@@ -17,7 +17,7 @@ from selfdev.apply.checkpoint import Sink, Tensors
 
 PART = 1 << 18  # elements of one part: few enough for the caches, enough to outweigh the calls
 _SHRINKS = 0.05  # least share of what is there that an interpolation may leave
-_OVERSHOOTS = 3.0  # largest weight of an interpolation
+_OVERSHOOTS = 2.0 + 1e-9  # largest weight of an interpolation
 _ONE = 1e-12
 
 
@@ -41,7 +41,8 @@ class LinearMerger:
     ) -> bool:
         """Merge one tensor of `count` elements into `sink`; whether all of its values are finite.
 
-        Sources with coefficient 0 are not read. `aliases` are the names under which the result is put.
+        Models whose share is 0 are not read, so values in them that are not finite do not show. `aliases` are the names
+        under which the result is put.
         """
         used = [(source, c) for source, c in zip(sources, coefficients, strict=True) if c != 0.0]
         models, factors = [source for source, _ in used], [c for _, c in used]
@@ -65,8 +66,10 @@ class LinearMerger:
                     before = torch.lerp(before, theirs, weight, out=total)
             else:
                 delta = self._delta[: stop - start]
-                for theirs, factor in zip(others, factors, strict=True):
-                    before = torch.add(before, torch.sub(theirs, ours, out=delta), alpha=factor, out=total)
+                torch.sub(next(others), ours, out=total).mul_(factors[0])
+                for theirs, factor in zip(others, factors[1:], strict=True):
+                    total.add_(torch.sub(theirs, ours, out=delta), alpha=factor)
+                total.add_(ours)
             sums.append(total.sum())
             for alias in names if target is None else names[1:]:
                 sink.put(alias, start, total)

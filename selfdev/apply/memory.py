@@ -24,7 +24,10 @@ def allocate(tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> dict[s
     """Tensors of zeros on the CPU with these shapes and dtypes, one behind the other in a few blocks of memory.
 
     The system hands out fresh memory page by page, which takes longer than writing to it; blocks ask for huge pages.
-    A block is given back when the last of its tensors is.
+    Each tensor has a storage of its own; a block is given back when the last of its tensors is.
+
+    Raises:
+        MemoryError: there is not so much.
     """
     made: dict[str, torch.Tensor] = {}
     block: dict[str, int] = {}  # name -> first byte
@@ -41,16 +44,27 @@ def allocate(tensors: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> dict[s
 def _in_one_block(
     tensors: Mapping[str, tuple[Sequence[int], torch.dtype]], starts: Mapping[str, int], size: int
 ) -> dict[str, torch.Tensor]:
-    memory = mmap.mmap(-1, max(size, _ALIGNED), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    block = torch.frombuffer(memory, dtype=torch.uint8)
+    memory = _map(size) if size else None
     made = {}
     for name, start in starts.items():
         shape, dtype = tensors[name]
-        made[name] = block[start : start + elements(shape) * dtype.itemsize].view(dtype).view(tuple(shape))
+        count = elements(shape)
+        if memory is None or count == 0:
+            made[name] = torch.zeros(tuple(shape), dtype=dtype)
+        else:
+            made[name] = torch.frombuffer(memory, dtype=dtype, count=count, offset=start).view(tuple(shape))
     return made
+
+
+def _map(size: int) -> mmap.mmap:
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size / 2**30:.3g} GiB of memory cannot be had ({error.strerror})") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def resident_bytes() -> int:

@@ -34,6 +34,7 @@ from selfdev.apply.checkpoint import (
     ShardWriter,
     Sink,
     Tensors,
+    check_target,
 )
 from selfdev.apply.linear import LinearMerger
 from selfdev.apply.memory import allocate, elements, resident_bytes
@@ -241,7 +242,7 @@ class Merge:
     def _run(self, names: Sequence[str], vectors: Vectors, in_parts: bool) -> dict[str, torch.Tensor]:
         given = self._among_stand_ins(names, vectors) if in_parts and not self.study.alone else vectors
         total = sum(elements(p.shape) for p in self.parameters.values())
-        live, _, _ = Limits().for_inputs(0, len(vectors) * total)  # what the program may use in a search
+        live = Limits().for_inputs(0, len(vectors) * total, 0).live  # what the program may use in a search
         outcome = self._box.run(
             self.request.algorithm, given, self.request.execution_seed, limits=generous(SECONDS, live)
         )
@@ -371,11 +372,18 @@ def merge_in_memory(
 
     Raises:
         UsageError: the algorithm defines no `merge_models`, or the models have different parameters.
+        ValueError: `out` does not fit.
         StageError: the program failed, or its result is not usable.
     """
     check_algorithm(algorithm)
     if not sources or any(list(source) != list(seed) for source in sources):
         raise UsageError("sources must have the seed's parameters, in its order; at least one source is needed")
+    for name, tensor in seed.items():
+        if any(source[name].shape != tensor.shape for source in sources):
+            shapes = ", ".join(str(list(source[name].shape)) for source in sources)
+            raise UsageError(f"{name} is {list(tensor.shape)} in the seed and {shapes} in the sources; all must agree")
+    if out is not None:
+        check_target(out, seed)
     with ExitStack() as stack:
         opened = box or stack.enter_context(open_sandbox(()))
         parameters = {name: Parameter(tuple(t.shape), t.dtype) for name, t in seed.items()}
@@ -389,21 +397,13 @@ def merge_in_memory(
         opened.forget()
         if outcome.result is None:
             raise StageError(failure(outcome))
-        sink = MemorySink(seed, out or _reusable(outcome.result, seed))
+        result = outcome.result  # tensors of their own memory; where no other is given the seed is added in place
+        sink = MemorySink(seed, {name: result[name] for name in seed} if out is None else out)
         for name, tensor in seed.items():
-            flat, step = tensor.reshape(-1), outcome.result[name].reshape(-1)
+            flat, step = tensor.reshape(-1), result[name].reshape(-1)
             for start, stop in _parts(tensor.numel()):
                 sink.put(name, start, flat[start:stop].float() + step[start:stop].float())
         return sink.tensors
-
-
-def _reusable(
-    result: Mapping[str, torch.Tensor], seed: Mapping[str, torch.Tensor]
-) -> Mapping[str, torch.Tensor] | None:
-    """The result's own memory, to add the seed to it in place; None where two tensors may share some."""
-    owned = len({tensor.untyped_storage().data_ptr() for tensor in result.values()}) == len(result)
-    fits = all(t.is_contiguous() and t.dtype == seed[name].dtype for name, t in result.items())
-    return {name: result[name] for name in seed} if owned and fits else None
 
 
 def _differences(seed: Mapping[str, torch.Tensor], sources: Sequence[Mapping[str, torch.Tensor]]) -> Vectors:

@@ -29,12 +29,13 @@ def keep_probabilities(rows: torch.Tensor, part: int = 1 << 17) -> torch.Tensor:
     """(rows, columns) -> probability to keep each value, by the rank of its magnitude in its row.
 
     Ranks are what the method is made of, so here is a sort: first by magnitude, then stably by row, some `part` values
-    at once. On the CPU such sorts of integers take linear time; the bits of magnitudes are in their order.
+    at once, at least a quarter of all. The bits of magnitudes are in their order, and PyTorch sorts integers on the CPU
+    in linear time.
     """
-    columns = rows.shape[1]
+    columns = max(1, rows.shape[1])
     share = torch.arange(columns, device=rows.device).float() / (columns - 1) if columns > 1 else 0.5
     by_rank = (DENSITY - EPSILON + 2.0 * EPSILON * share * torch.ones(columns, device=rows.device)).clamp(1e-6, 1.0)
-    together = min(rows.shape[0], max(1, part // columns))
+    together = max(1, min(rows.shape[0], max(part, rows.numel() // 4) // columns))
     row_of = torch.arange(together, dtype=torch.int32, device=rows.device).repeat_interleave(columns)
     made = []
     for block in torch.split(rows, together):
@@ -50,7 +51,7 @@ def drop(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     keep = keep_probabilities(rows)
     drawn = torch.rand(rows.shape, generator=generator).to(rows.device) < keep
     if RESCALE == "probability":
-        kept = (rows / keep).mul_(drawn)
+        kept = (rows * drawn).div_(keep)
     else:
         kept = rows * drawn
         size = kept.abs().sum()

@@ -16,16 +16,18 @@ CLIP = 0.0001
 
 
 def kth_largest(tensors: list[torch.Tensor], k: int, sparse: int = 128, part: int = 1 << 20) -> torch.Tensor:
-    """The k-th largest value of all tensors together, in linear time (Floyd and Rivest, CACM 18(3), 1975).
+    """The k-th largest value of all tensors together, k from 1, in linear time (Floyd and Rivest, CACM 18(3), 1975).
 
     One value in `sparse` is sorted for two bounds that lie close together; only what is between them is ranked. Bounds
-    that miss the value are moved apart, so the answer is exact. Some `part` values at once stay in the caches.
+    that miss the value are moved apart, so the answer is exact, in float32. Some `part` values at once stay in the
+    caches; large tensors are taken in four parts.
     """
     total = sum(tensor.numel() for tensor in tensors)
     step = sparse if total > 64 * sparse else 1
     sample = torch.cat([tensor.reshape(-1)[::step] for tensor in tensors]).float().sort(descending=True).values
     if step == 1:
         return sample[k - 1]
+    parts = [values for tensor in tensors for values in torch.split(tensor.reshape(-1), max(part, total // 4))]
     count, end = sample.numel(), torch.full((1,), float("inf"), device=sample.device)
     bounds = torch.cat([end, sample, -end])
     place = k * count // total
@@ -33,12 +35,18 @@ def kth_largest(tensors: list[torch.Tensor], k: int, sparse: int = 128, part: in
     while True:
         upper, lower = bounds[max(0, place - margin)], bounds[min(count + 1, place + margin)]
         above, between = torch.zeros((), dtype=torch.int64, device=sample.device), []
-        for values in (values.float() for tensor in tensors for values in torch.split(tensor.reshape(-1), part)):
-            above += (values > upper).count_nonzero()
-            between.append(values[(values >= lower) & (values <= upper)])
+        for values in (values.float() for values in parts):
+            above += (values >= upper).count_nonzero()
+            between.append(values[(values > lower) & (values < upper)])
         near, rest = torch.cat(between), k - int(above)
-        if 0 < rest <= near.numel() or margin > count:
+        if 0 < rest <= near.numel():
             return near.kthvalue(near.numel() - rest + 1).values
+        if rest <= 0 and sum(int((values.float() > upper).count_nonzero()) for values in parts) < k:
+            return upper  # among its ties
+        if rest > near.numel() and sum(int((values.float() >= lower).count_nonzero()) for values in parts) >= k:
+            return lower
+        if margin > count:
+            raise ValueError("some values are NaN, which has no place in an order")
         margin *= 8
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from selfdev_sandbox import Limits, sizes
 from selfdev_sandbox.allowlist import OPS, Op
+from selfdev_sandbox.contract import Budgets
 from selfdev_sandbox.protocol import Call, Dtype, Gen, Raised, Ref, Slice
 from selfdev_sandbox.rows import ROWS
 from selfdev_sandbox.server import TensorServer
@@ -248,7 +249,7 @@ def arguments(op: Op) -> list[Any]:
 
 
 def new_server() -> TensorServer:
-    server = TensorServer(Limits(), (1 << 30, 1 << 40, 1e15), 5, torch.device("cpu"))
+    server = TensorServer(Limits(), Budgets(1 << 30, 1 << 40, 1e15, 20_000), 5, torch.device("cpu"))
     for handle, tensor in sample_tensors().items():
         server.memory.add(handle, tensor, protected=True)
     return server

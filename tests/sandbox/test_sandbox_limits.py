@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from selfdev_sandbox import Limits, Sandbox, SandboxError, Status, isolation, protocol
+from selfdev_sandbox.contract import Budgets
 from selfdev_sandbox.rows import ROWS, Ended
 from selfdev_sandbox.server import TensorServer
 from selfdev_sandbox.session import Session
@@ -268,7 +269,7 @@ def test_zygote_dies_with_the_box_and_runs_in_threads() -> None:
 def test_malformed_frames_end_the_run_and_never_an_operation(body: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        server = TensorServer(Limits(), (1 << 20, 1 << 20, 1e6), 0, torch.device("cpu"))
+        server = TensorServer(Limits(), Budgets(1 << 20, 1 << 20, 1e6, 20_000), 0, torch.device("cpu"))
         start = protocol.Start("", "f", 0, [], [], 0, "cpu", 1, 1, 1)
         theirs.sendall(protocol.HEADER.pack(len(body)) + body)
         theirs.shutdown(socket.SHUT_WR)
@@ -306,8 +307,8 @@ _CALLS = st.builds(
 @given(calls=st.lists(_CALLS, min_size=1, max_size=6))
 def test_well_formed_nonsense_is_an_error_of_the_program_and_nothing_else(calls: list[protocol.Call]) -> None:
     """Arguments of every kind in every place: an answer or the end of the run, the inputs' bits kept, budgets kept."""
-    limits = (1 << 20, 1 << 24, 1e7)
-    server = TensorServer(Limits(), limits, 0, torch.device("cpu"))
+    budgets = Budgets(1 << 20, 1 << 24, 1e7, 20_000)
+    server = TensorServer(Limits(), budgets, 0, torch.device("cpu"))
     given_tensors = [torch.arange(6.0).reshape(2, 3), torch.tensor([0, 1]), torch.tensor(True)]
     for i, tensor in enumerate(given_tensors):
         server.memory.add(i + 1, tensor.clone(), protected=True)
@@ -315,7 +316,7 @@ def test_well_formed_nonsense_is_an_error_of_the_program_and_nothing_else(calls:
     with contextlib.suppress(Ended):
         for call in calls:
             server.handle(protocol.decode_request(protocol.encode(call)))
-    assert server.memory.live <= limits[0]
+    assert server.memory.live <= budgets.live
     assert all(torch.equal(a, b) for a, b in zip(inputs, given_tensors, strict=True))
 
 
@@ -329,7 +330,7 @@ def test_a_damaged_message_ends_the_run(place: int, byte: int, cut: bool) -> Non
     body = _GOOD[:place] if cut else _GOOD[:place] + bytes([byte]) + _GOOD[place + 1 :]
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        server = TensorServer(Limits(), (1 << 20, 1 << 20, 1e6), 0, torch.device("cpu"))
+        server = TensorServer(Limits(), Budgets(1 << 20, 1 << 20, 1e6, 20_000), 0, torch.device("cpu"))
         theirs.sendall(protocol.HEADER.pack(len(body)) + body)
         theirs.shutdown(socket.SHUT_WR)
         start = protocol.Start("", "f", 0, [], [], 0, "cpu", 1, 1, 1)

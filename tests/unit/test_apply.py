@@ -301,6 +301,14 @@ def test_in_memory_merges_agree_with_the_rule(box) -> None:
             assert torch.equal(tensor, into[name])
     with pytest.raises(UsageError, match="in its order"):
         merge_in_memory(LINEAR, seed, [{"b.norm": seed["b.norm"]}], box=box)
+    for shape in ((30, 40), (41, 30), (1,)):
+        other = sources[0] | {"a.mlp.w": torch.zeros(shape)}
+        for text in (LINEAR, TRIMMED):
+            with pytest.raises(UsageError, match=r"a.mlp.w is \[40, 30\] in the seed"):
+                merge_in_memory(text, seed, [sources[0], other], box=box)
+    for wrong in ({"a.mlp.w": into["a.mlp.w"].T}, {"b.norm": torch.zeros(31)}, {"b.norm": into["b.norm"].double()}):
+        with pytest.raises(ValueError, match="must be contiguous"):
+            merge_in_memory("def merge_models(task_vectors): 1 / 0", seed, sources, box=box, out=into | wrong)
 
 
 def test_a_seed_without_a_share_is_not_read() -> None:
@@ -351,6 +359,8 @@ def test_fresh_tensors_are_zero_apart_and_writable(monkeypatch) -> None:
         for number, tensor in enumerate(made.values()):
             tensor.fill_(number + 1)
         assert [tensor.unique().tolist() for tensor in made.values()] == [[1.0], [], [3.0], [4.0], [5.0]]
+        for tensor in made.values():  # so that saving or copying one does not take its neighbours along
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
     assert allocate({}) == {}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from selfdev.baselines import METHODS, Value, method_source
@@ -216,10 +216,22 @@ FLOATS = st.one_of(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(FLOATS, min_size=1, max_size=90), min_size=1, max_size=4), st.sampled_from([2, 9]), st.data())
-def test_the_threshold_is_that_of_a_sort(values: list[list[float]], sparse: int, data: st.DataObject) -> None:
-    tensors = [torch.tensor(part, dtype=torch.float32) for part in values]
-    k = data.draw(st.integers(1, sum(tensor.numel() for tensor in tensors)))
+@given(
+    st.lists(st.integers(1, 700), min_size=1, max_size=4),
+    st.lists(FLOATS, min_size=1, max_size=30),
+    st.integers(0, 2**31),
+    st.sampled_from([1, 2, 9]),
+    st.data(),
+)
+def test_the_threshold_is_that_of_a_sort(
+    sizes: list[int], pool: list[float], seed: int, sparse: int, data: st.DataObject
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pool_, some = torch.tensor(pool, dtype=torch.float32), torch.randn(64, generator=generator)
+    every = torch.cat([pool_, some]) if len(pool) % 2 else pool_  # many ties, or few
+    tensors = [every[torch.randint(len(every), (size,), generator=generator)] for size in sizes]
+    k = data.draw(st.integers(1, sum(sizes)))
+    event(f"sampled: {sparse > 1 and sum(sizes) > 64 * sparse}")
     for given_ in (tensors, [tensor.bfloat16() for tensor in tensors]):
         expected = torch.cat(given_).float().sort(descending=True).values[k - 1]
         assert torch.equal(kth_largest(given_, k, sparse, 7), expected)
@@ -233,8 +245,26 @@ def test_a_sample_that_misleads_costs_time_only(sampled: float, k: int) -> None:
     assert torch.equal(kth_largest([tensor], k, 4, 64), tensor.sort(descending=True).values[k - 1])
 
 
+def test_a_threshold_among_ties_keeps_none_of_them() -> None:
+    """Deltas of experts that changed few modules are mostly zero: ties must not be collected."""
+    tensor = torch.zeros(40_000)
+    tensor[::50] = torch.arange(1.0, 801.0)
+    seen: list[int] = []
+
+    def counted(parts: list[torch.Tensor]) -> torch.Tensor:
+        seen.append(sum(part.numel() for part in parts))
+        return cat(parts)
+
+    cat = torch.cat
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "cat", counted)
+        found = [kth_largest([tensor], k, 16, 64).item() for k in (1, 800, 801, 8000, 40_000)]
+    assert found == [800.0, 1.0, 0.0, 0.0, 0.0]
+    assert max(seen) < 5000  # the sample of 2,500 and its ends, or what lies between the bounds
+
+
 def test_a_threshold_among_values_that_are_no_numbers_ends() -> None:
-    with pytest.raises((RuntimeError, IndexError)):
+    with pytest.raises(ValueError, match="NaN"):
         kth_largest([torch.full((1000,), torch.nan)], 1, 2, 64)
 
 

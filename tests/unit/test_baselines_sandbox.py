@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from selfdev_sandbox import Limits, Sandbox, Status
+from selfdev_sandbox import Limits, RunResult, Sandbox, Status
 
 from selfdev.baselines import METHODS, Value, method_source, with_lines
 
@@ -64,3 +64,39 @@ def test_a_method_runs_in_the_sandbox(box: Sandbox, name: str) -> None:
 def test_lines_runs_in_the_sandbox(box: Sandbox, name: str) -> None:
     assert_same_bits(box, with_lines(method_source(name)), torch.float32)
     assert_same_bits(box, with_lines(method_source(name), LINES_ALPHA=0.3, LINES_BETA=1.0), torch.bfloat16)
+
+
+RANKING = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "pcb", "della", "della_linear")
+
+
+def run_at_defaults(name: str, shapes: dict[str, tuple[int, ...]], **constants: Value) -> RunResult:
+    generator = torch.Generator().manual_seed(3)
+    vectors = [{n: torch.randn(shape, generator=generator) for n, shape in shapes.items()} for _ in range(3)]
+    with Sandbox(Limits(seconds=120)) as opened:
+        return opened.run(method_source(name, **constants), vectors, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANKING)
+def test_a_model_of_many_parameters_fits_the_default_budgets(name: str) -> None:
+    """As many parameters as SmolLM2-135M has, large enough to be sampled."""
+    shapes = {f"model.layers.{i}.weight": (90, 100) for i in range(211)} | {f"norm.{i}": (576,) for i in range(61)}
+    outcome = run_at_defaults(name, shapes)
+    assert outcome.status is Status.OK, outcome.error
+    assert outcome.operations <= 150 * 3 * len(shapes)
+
+
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "della"])
+def test_operations_do_not_grow_with_the_size_of_a_parameter(name: str) -> None:
+    """A matrix of a 7B model has 59 million values; from 9 million on the number of parts stays."""
+    constants: dict[str, Value] = {"TRIM": "tensor"} if name == "ties" else {}
+    outcome = run_at_defaults(name, {"model.layers.0.mlp.up_proj.weight": (3001, 3000)}, **constants)
+    assert outcome.status is Status.OK, outcome.error
+    assert outcome.operations <= 150 * 3
+
+
+@pytest.mark.parametrize("name", ["della", "della_linear", "dare_ties"])
+def test_a_parameter_without_values_stays_one(box: Sandbox, name: str) -> None:
+    vectors = [{"none": torch.zeros(0), "rows": torch.zeros(3, 0), "some": torch.ones(4, 2)} for _ in range(2)]
+    outcome = box.run(method_source(name, **SHORT.get(name, {})), vectors, seed=0)
+    assert outcome.status is Status.OK, outcome.error
