@@ -246,26 +246,26 @@ def _utility(p: _Programs, n: int, threshold: float) -> Statistics:
     better = p.better.astype(float)
 
     def statistics(counts: Array) -> dict[str, Array]:
-        share, ranked, best = _utility_shares(p, counts, n)
-        selected = pick_shares(counts, p.per_token, p.judged >= threshold, n)
-        pool = counts * p.comparable
-        total = pool.sum(axis=1)
-        solver, verifier = share @ p.score, ranked @ p.score
+        drawn, total, scored = counts.sum(axis=1), counts @ p.comparable, counts @ p.scored
+        (valid,) = pick_means(counts, drawn, p.per_token, p.judged >= threshold, n, p.ran)
+        verifier, gain = pick_means(counts, total, -p.judged, p.scored, n, p.score, p.gain)
+        (best,) = pick_means(counts, total, -p.gain, p.scored, n, p.gain)
+        solver, number = _divided(counts @ (p.scored * p.score), scored), counts @ better
         left = 1 - solver
-        none_better = _none_drawn((pool @ better)[:, None], total, n)[:, 0]
+        none_better = _none_drawn(number[:, None], total, n)[:, 0]
         return {
-            "solver_valid": counts @ p.ran / counts.sum(axis=1),
-            "verifier_valid": selected @ p.ran,
+            "solver_valid": counts @ p.ran / drawn,
+            "verifier_valid": valid,
             "solver_score": solver,
             "verifier_score": verifier,
-            "verifier_gain": ranked @ p.gain,
+            "verifier_gain": gain,
             "score_gap": verifier - solver,
             "relative_gap": np.where(left > CERTAIN, _divided(verifier - solver, left), np.nan),
-            "better": _divided(pool @ better, total),
+            "better": _divided(number, total),
             "pass_at_n": np.where(total > 0, 1 - none_better, np.nan),
-            "best_at_n": best @ p.gain,
-            "auc": _auc(counts * p.scored, p.judged, better),
-            "brier": share @ (p.judged - better) ** 2,
+            "best_at_n": best,
+            "auc": _auc(counts, p.judged, better, p.scored),
+            "brier": _divided(counts @ (p.scored * (p.judged - better) ** 2), scored),
         }
 
     return statistics
@@ -375,7 +375,7 @@ def _question_errors(p: _Programs, seed: Array, n: int, resamples: int, stream: 
         return {
             "better": _divided(number, np.full_like(number, total)),
             "pass_at_n": 1 - _none_drawn(number[:, None], np.full(len(number), total), n)[:, 0],
-            "auc": _auc(scored, p.judged, better),
+            "auc": _auc(scored, p.judged, better, p.scored),
             "brier": (p.judged - better) ** 2 @ share,
         }
 
@@ -407,10 +407,9 @@ def pick_shares(counts: Array, criterion: Array, eligible: NDArray[np.bool_], n:
         (resamples, samples), each row sums to 1; a row of NaN where nothing eligible occurs.
     """
     shares = np.full(counts.shape, np.nan)
-    places = np.flatnonzero(eligible)
-    if not len(places):
+    order = _best_first(criterion, eligible)
+    if not len(order):
         return shares
-    order = places[np.argsort(criterion[places], kind="stable")]
     starts = _starts(criterion[order])
     sorted_counts = counts[:, order]
     groups = _grouped(sorted_counts, starts)
@@ -427,6 +426,45 @@ def pick_shares(counts: Array, criterion: Array, eligible: NDArray[np.bool_], n:
     return shares
 
 
+def pick_means(
+    counts: Array, total: Array, criterion: Array, eligible: NDArray[np.bool_], n: int, *values: Array
+) -> list[Array]:
+    """Means of some values of what `pick_shares` selects, without the shares: a fraction of the time for many samples.
+
+    Args:
+        counts: how often each sample occurs, (resamples, samples).
+        total: how many samples the subsets are of, (resamples,): more than the eligible ones, or as many.
+        criterion: as in `pick_shares`.
+        eligible: as in `pick_shares`.
+        n: as in `pick_shares`.
+        values: (samples,) each.
+
+    Returns:
+        (resamples,) each; NaN where nothing eligible occurs.
+    """
+    order = _best_first(criterion, eligible)
+    if not len(order):
+        return [np.full(len(counts), np.nan) for _ in values]
+    starts, sorted_counts = _starts(criterion[order]), counts[:, order]
+    groups = _grouped(sorted_counts, starts)
+    none = _none_drawn(np.cumsum(groups, axis=1), total, n)  # S_i: of this group and all before it
+    means = []
+    for value in values:
+        sorted_values = value[order]
+        if len(starts) == len(order):  # sum of (S_(i-1) - S_i) v_i, by parts
+            found = sorted_values[0] + none[:, :-1] @ np.diff(sorted_values) - none[:, -1] * sorted_values[-1]
+        else:
+            inside = np.nan_to_num(_divided(_grouped(sorted_counts * sorted_values, starts), groups))
+            found = ((np.hstack([np.ones((len(none), 1)), none[:, :-1]]) - none) * inside).sum(axis=1)
+        means.append(_divided(found, 1 - none[:, -1]))
+    return means
+
+
+def _best_first(criterion: Array, eligible: NDArray[np.bool_]) -> NDArray[np.intp]:
+    places = np.flatnonzero(eligible)
+    return places[np.argsort(criterion[places], kind="stable")]
+
+
 def _starts(values: Array) -> NDArray[np.intp]:
     """Where a group of equals begins in sorted values."""
     return np.flatnonzero(np.diff(values, prepend=-np.inf) > 0)
@@ -439,27 +477,38 @@ def _grouped(counts: Array, starts: NDArray[np.intp]) -> Array:
 
 def _none_drawn(k: Array, total: Array, n: int) -> Array:
     """C(total - k, n) / C(total, n): none of k is in a random n of `total`; n is at most `total`. k: (rows, any)."""
-    whole = np.rint(total).astype(np.intp)
+    whole, taken = np.rint(total).astype(np.intp), k.astype(np.intp)
+    if len(whole) and np.all(whole == whole[0]):  # one table for all
+        ways = _log_ways(int(whole[0]), min(n, int(whole[0])))
+        return np.asarray(np.exp(ways[::-1] - ways[-1])[taken])
     chance = np.zeros(k.shape)
     for size in np.unique(np.minimum(n, whole)):
         rows = np.minimum(n, whole) == size
-        log_factorial = gammaln(np.arange(int(whole[rows].max()) + 1) + 1.0)
-        ways = np.full(len(log_factorial), -np.inf)  # log(r! / (r - size)!); fewer than `size`: no way
-        ways[size:] = log_factorial[size:] - log_factorial[: len(log_factorial) - size]
-        rest = whole[rows, None] - np.rint(k[rows]).astype(np.intp)
-        chance[rows] = np.exp(ways[rest] - ways[whole[rows], None])
+        ways = _log_ways(int(whole[rows].max()), int(size))
+        chance[rows] = np.exp(ways[whole[rows, None] - taken[rows]] - ways[whole[rows], None])
     return chance
 
 
-def _auc(counts: Array, judged: Array, better: Array) -> Array:
+def _log_ways(most: int, size: int) -> Array:
+    """log(r! / (r - size)!) for r = 0 ... `most`; minus infinity where r is below `size`."""
+    log_factorial = gammaln(np.arange(most + 1) + 1.0)
+    ways = np.full(most + 1, -np.inf)
+    ways[size:] = log_factorial[size:] - log_factorial[: most + 1 - size]
+    return ways
+
+
+def _auc(counts: Array, judged: Array, better: Array, among: NDArray[np.bool_]) -> Array:
     """Chance that a better sample is judged higher than another, ties count half (Mann-Whitney); NaN without both.
 
     Args:
         counts: (resamples, samples), or one row for all.
         judged: (samples,).
         better: 0 or 1, (samples,) or (resamples, samples).
+        among: the samples that count, (samples,).
     """
-    order = np.argsort(judged, kind="stable")
+    order = _best_first(judged, among)
+    if not len(order):
+        return np.full(max(len(counts), len(np.atleast_2d(better))), np.nan)
     starts, occurring = _starts(judged[order]), counts[:, order]
     good, bad = (_grouped(occurring * mark[..., order], starts) for mark in (better, 1 - better))
     below = np.cumsum(bad, axis=1) - bad
