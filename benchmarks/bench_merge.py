@@ -227,17 +227,24 @@ def command_for(tool: str, method: str, models: list[Path], options: argparse.Na
     return [sys.executable, "-W", "ignore", "-m", "mergekit.scripts.run_yaml", str(config), out, "--quiet"]
 
 
+# A process starts with its parent's peak memory as its own: the command is started by a small one.
+LAUNCH = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+code = subprocess.run(sys.argv[2:], stdout=open(sys.argv[1], "wb"), stderr=subprocess.STDOUT).returncode
+seconds = time.perf_counter() - started
+print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024]))
+"""
+
+
 def whole_command(command: list[str], options: argparse.Namespace, log: Path) -> tuple[float, int]:
     """Seconds and peak memory in bytes of a command that must succeed."""
-    with log.open("wb") as stream:
-        started = time.perf_counter()
-        child = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment(options), cwd=HERE.parent)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - started
-    if child.returncode:
+    launch = [sys.executable, "-S", "-c", LAUNCH, str(log), *command]
+    done = subprocess.run(launch, env=environment(options), cwd=HERE.parent, check=True, stdout=subprocess.PIPE)
+    code, seconds, peak = json.loads(done.stdout)
+    if code:
         raise SystemExit(f"{' '.join(command[2:5])} ... failed:\n{log.read_text(errors='replace')[-2000:]}")
-    return seconds, usage.ru_maxrss * 1024
+    return float(seconds), int(peak)
 
 
 def recipe(method: str, models: list[Path]) -> str:
