@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from selfdev.errors import StageError, UsageError
@@ -19,6 +21,7 @@ _CARRIED = (
     "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 _TEMPLATES = "additional_chat_templates"
+_PARTIAL = ".partial"
 
 
 def check_new(out: Path) -> None:
@@ -38,17 +41,42 @@ def check_new(out: Path) -> None:
 def new_directory(out: Path) -> Iterator[Path]:
     """A temporary directory that becomes `out` when the block ends well, and goes away when it does not.
 
+    What processes that were killed have left of the same `out` goes away first.
+
     Raises:
         UsageError: as `check_new`.
         StageError: it cannot be written.
     """
     check_new(out)
+    parent, prefix = out.absolute().parent, f".{out.name}-"
+    with ExitStack() as stack:
+        for left in parent.glob(f"{glob.escape(prefix)}*{_PARTIAL}"):
+            if _locked(left, stack):
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            made = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=_PARTIAL))
+        except OSError as error:
+            raise StageError(f"cannot write {out}: {error.strerror}; give another --out") from None
+        _locked(made, stack)
+        with _becoming(out, made):
+            yield made
+
+
+def _locked(directory: Path, stack: ExitStack) -> bool:
+    """Lock a directory for this process while the stack is open; False: another one has it, or it cannot be opened."""
     try:
-        made = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}-", suffix=".partial"))
-    except OSError as error:
-        raise StageError(f"cannot write {out}: {error.strerror}; give another --out") from None
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _becoming(out: Path, made: Path) -> Iterator[None]:
     try:
-        yield made
+        yield
         made.chmod(0o755)
         check_new(out)
         made.rename(out)

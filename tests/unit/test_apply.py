@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,6 +212,32 @@ def test_a_failing_program_leaves_nothing_behind(family, tmp_path) -> None:
     with pytest.raises(StageError, match="NaN or infinite"):
         merged(family, tmp_path, bad)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_away_and_what_another_writes_stays(tmp_path) -> None:
+    out = tmp_path / "out[1]"
+    begin = (
+        "import sys, time\nfrom pathlib import Path\nfrom selfdev.apply.output import new_directory\n"
+        "with new_directory(Path(sys.argv[1])) as made:\n"
+        "    (made / 'weights').write_text('half'); print(made, flush=True); time.sleep(600)\n"
+    )
+    places = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    child = subprocess.Popen(
+        [sys.executable, "-c", begin, str(out)], stdout=subprocess.PIPE, text=True, env=os.environ | places
+    )
+    assert child.stdout is not None
+    left = Path(child.stdout.readline().strip())
+    with new_directory(out) as made:
+        assert left.is_dir()  # its process is alive
+        assert made != left
+    assert out.is_dir()
+    out.rmdir()
+    child.kill()
+    child.communicate()
+    assert left.is_dir()
+    with new_directory(out):
+        assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out[1]"]
 
 
 def test_what_depends_on_real_values_only_is_found_during_the_merge(family, tmp_path, monkeypatch) -> None:
