@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -174,13 +175,13 @@ def load_tokenizer(ref: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def read_weights(ref: str) -> Mapping[str, torch.Tensor]:
+def read_weights(ref: str) -> Weights:
     """The checkpoint's tensors by name, each read from disk when asked for; the model is not built.
 
     Raises:
         ModelError: no safetensors, a truncated file, or an index that names missing files.
     """
-    return _Weights(ref, _weight_files(ref))
+    return Weights(ref, _weight_files(ref))
 
 
 def read_headers(ref: str) -> dict[str, tuple[torch.Size, str]]:
@@ -253,7 +254,7 @@ def zoo_names() -> list[str]:
     return sorted(path.name for path in _ZOO_ROOT.iterdir() if (path / "config.json").is_file())
 
 
-class _Weights(Mapping[str, torch.Tensor]):
+class Weights(Mapping[str, torch.Tensor]):
     """Tensors of a checkpoint, read one by one. Files stay open (memory-mapped) as long as this object lives."""
 
     def __init__(self, ref: str, files: Mapping[str, Path]) -> None:
@@ -263,11 +264,24 @@ class _Weights(Mapping[str, torch.Tensor]):
         self._open: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file(name).get_tensor(name)
+        return tensor
+
+    def rows(self, name: str, elements: int) -> Iterator[torch.Tensor]:
+        """A tensor in blocks of rows, each of at most so many elements where a row is no longer."""
+        part = self._file(name).get_slice(name)
+        count, *row = part.get_shape() or [0]
+        if not part.get_shape():
+            yield self[name]
+        size = max(1, elements // max(1, math.prod(row)))
+        for start in range(0, count, size):
+            yield part[start : start + size]
+
+    def _file(self, name: str) -> Any:
         file = self._files[name]
         if file not in self._open:
             self._open[file] = self._stack.enter_context(_open_safetensors(self._ref, file))
-        tensor: torch.Tensor = self._open[file].get_tensor(name)
-        return tensor
+        return self._open[file]
 
     def __contains__(self, name: object) -> bool:
         return name in self._files  # a Mapping would read the tensor to find out

@@ -30,6 +30,7 @@ from selfdev.task_vectors import Scope, in_scope
 # sqrt(2) from each other where their norms are equal.
 FAR, UNRELATED = 0.3, 0.9
 LOOKED_AT = 6  # matrices, spread over the depth
+_PART = 1 << 22  # elements that are compared at once
 OTHER_TOKENIZER = 0.01  # share of the common ids that mean something else
 _HEAD = "lm_head.weight"
 _FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -286,8 +287,8 @@ def _alias(model: _Model, name: str) -> str | None:
 
 
 def _same(one: _Model, other: _Model, names: Sequence[str]) -> bool:
-    """Two fine-tuned models mostly differ in the first parameter that is read."""
-    return all(torch.equal(a, b) for a, b in _tensors(one, other, names))
+    """Two fine-tuned models mostly differ in the first values that are read."""
+    return all(torch.equal(a, b) for a, b in _values(one, other, names))
 
 
 def _distance(seed: _Model, source: _Model, names: Sequence[str]) -> float:
@@ -296,19 +297,20 @@ def _distance(seed: _Model, source: _Model, names: Sequence[str]) -> float:
     matrices = [name for name in names if len(seed.groups[name][0]) > 1] or list(names)
     step = max(1, len(matrices) // LOOKED_AT)
     moved = length = 0.0
-    for ours, theirs in _tensors(seed, source, matrices[step // 2 :: step][:LOOKED_AT]):
+    for ours, theirs in _values(seed, source, matrices[step // 2 :: step][:LOOKED_AT]):
         moved += float((theirs - ours).square().sum(dtype=torch.float64))
         length += float(ours.square().sum(dtype=torch.float64))
     return (moved / length) ** 0.5 if length else 0.0
 
 
-def _tensors(one: _Model, other: _Model, names: Sequence[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pairs in float32, one at a time."""
+def _values(one: _Model, other: _Model, names: Sequence[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Values of the same parameters in float32, a part at a time: an embedding can be larger than a merge needs."""
     left, right = read_weights(one.ref), read_weights(other.ref)
     for name in names:
         a, b = _alias(one, name), _alias(other, name)
         if a is not None and b is not None:
-            yield left[a].float(), right[b].float()
+            blocks = zip(left.rows(a, _PART), right.rows(b, _PART), strict=True)
+            yield from ((ours.float(), theirs.float()) for ours, theirs in blocks)
 
 
 def _tokens(tokenizer: Any) -> dict[int, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from selfdev import models
 from selfdev.errors import ModelError
@@ -58,6 +59,19 @@ def test_weights_are_read_by_name_from_one_file_or_many(tmp_path: Path, shard: s
         weights["lm_head.weight"]
     headers = models.read_headers(str(directory))
     assert headers == {name: (tensor.shape, "F32") for name, tensor in expected.items()}
+
+
+@pytest.mark.parametrize(("elements", "sizes"), [(1, [1, 1, 1, 1, 1]), (6, [2, 2, 1]), (8, [2, 2, 1]), (99, [5])])
+def test_a_tensor_is_read_in_blocks_of_rows(tmp_path: Path, elements: int, sizes: list[int]) -> None:
+    tensors = {"w": torch.arange(15.0).reshape(5, 3), "one": torch.tensor(7.0), "none": torch.zeros(0, 3)}
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = models.read_weights(str(tmp_path))
+    blocks = list(weights.rows("w", elements))
+    assert [len(block) for block in blocks] == sizes
+    assert torch.equal(torch.cat(blocks), tensors["w"])
+    assert [block.tolist() for block in weights.rows("one", elements)] == [7.0]
+    assert list(weights.rows("none", elements)) == []
 
 
 def test_asking_whether_a_tensor_is_there_reads_nothing(directory: Path) -> None:

@@ -232,13 +232,13 @@ def test_models_that_cannot_be_opened_hide_nothing(models: dict[str, Path]) -> N
 def test_few_weights_are_read(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 20 parameters: one of each pair to tell them apart, and the sampled matrices of each source."""
     read: list[str] = []
-    original = module._tensors
+    original = module._values
 
     def counting(one: module._Model, other: module._Model, names: list[str]):  # type: ignore[no-untyped-def]
         for pair in original(one, other, names):
             read.append(one.ref)
             yield pair
 
-    monkeypatch.setattr(module, "_tensors", counting)
+    monkeypatch.setattr(module, "_values", counting)
     assert preflight(configured(models)) == []
     assert len(read) == 2 * (1 + module.LOOKED_AT) + 1
