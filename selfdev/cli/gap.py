@@ -85,7 +85,7 @@ def fit(
     for table in _across_seeds([found for found, _, _ in results]):
         console.print(table)
     if ignored:
-        console.print(f"columns not used: {', '.join(ignored)}", markup=False, highlight=False)
+        console.print(f"columns that no fit needs: {', '.join(ignored)}", markup=False, highlight=False)
 
 
 def _check(step: float, tolerance: float | None, confidence: float) -> None:

@@ -67,7 +67,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "held-out forecast" in text
     assert "ALARM: after a rise, the score falls by 0.3 from time 2 on" in text
     assert "advice: stop: the score falls while self-assessed quality rises" in text
-    assert "columns not used: comment" in text
+    assert "columns that no fit needs: comment" in text
 
 
 def test_three_points_are_told_what_they_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
