@@ -166,7 +166,7 @@ class GapConfig(Section):
     temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
     # Measured points inside each DPO stage, each of `samples` further samples. 1 makes two measurements per iteration,
     # as in the paper: six points in three iterations, the fewest from which on a fit can be tested. 0: iterations only
-    checkpoints: Annotated[int, Field(ge=0)] = 1
+    checkpoints: Annotated[int, Field(ge=0, le=50)] = 1
     # What scores the samples; see `selfdev.verifiers.base`. The first one's curve is what stop advice looks at.
     verifiers: Annotated[tuple[VerifierName, ...], Field(min_length=1)] = ("likelihood", "implicit-reward")
     threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5  # scores below are dropped before the selection for U_v

@@ -23,12 +23,15 @@ class Point:
 
     iteration: int
     step: int = 0  # optimiser steps of its DPO stage that are done; 0: the generator that wrote its programs
-    steps: int = 1  # of the whole stage
+    share: float = 0.0  # of the stage's learning that is done, by the learning rates of its steps
 
     @property
     def time(self) -> float:
-        """The iteration plus the share of its stage that is done."""
-        return self.iteration + self.step / self.steps
+        """The iteration plus the share of its stage's learning that is done.
+
+        The learning rate falls to 0 in a stage: by the steps alone, half a stage would look as if it had learned fast.
+        """
+        return self.iteration + self.share
 
     @property
     def stream(self) -> str:
@@ -38,7 +41,7 @@ class Point:
 
 def points_inside(iteration: int, report: TrainReport) -> list[Point]:
     """The checkpoints of an iteration's DPO stage, in order."""
-    return [Point(iteration, saved.step, report.steps) for saved in report.checkpoints]
+    return [Point(iteration, saved.step, saved.share) for saved in report.checkpoints]
 
 
 def missing_samples(run: Run, point: Point) -> list[SampleRequest]:

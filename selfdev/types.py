@@ -216,6 +216,7 @@ class StageCheckpoint:
 
     step: int  # optimiser steps done, below those of the stage
     digest: str  # SHA-256 of its weights file, hexadecimal
+    share: float  # of the stage's learning: the learning rates of its steps so far over those of all
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,13 +200,12 @@ def gain_over_seed(store: Store, config: RunConfig, iteration: int) -> Quantity:
 
 def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig, inside: Gaps | None = None) -> dict[str, Any]:
     """What the iteration's row holds, as JSON."""
-    if not gaps:
+    if not gaps and not inside:
         return {}
-    first = next(iter(gaps.values()))
     settings = {"n": config.n, "threshold": config.threshold, "confidence": config.confidence}
     return {
         "definitions": DEFINITIONS,
-        "samples": first.samples,
+        "samples": next((gap.samples for gap in gaps.values()), 0),
         **settings,
         "gain": [gain.value, gain.low, gain.high, gain.se],
         "verifiers": {name: gap.record() for name, gap in gaps.items()},
@@ -263,6 +262,11 @@ def no_fit(gaps: Gaps, verifier: str) -> str:
     if len(told) < FEWEST:
         late = "; its first is behind the first training: before it there is no reward" * (verifier == NEEDS_ADAPTER)
         return f"{len(told)} point{'s' * (len(told) != 1)} with U_s and U_v; a fit needs three{late}"
+    bare = sum(not all(gap.quantities[name].se for name in ("solver_nll", "verifier_nll")) for gap in told)
+    if len({gap.temperature for gap in told}) == 1:
+        return (
+            f"no fit: {bare} of {len(told)} points have no standard errors, and fewer than three are left without them"
+        )
     heats = ", ".join("?" if gap.temperature is None else f"{gap.temperature:.3g}" for gap in told)
     return (
         f"no fit: U_s and U_v are of programs drawn at temperatures {heats}, and colder samples have a lower NLL "

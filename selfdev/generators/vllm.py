@@ -4,7 +4,7 @@ Each sample has a random stream of its own, seeded by its request, so that a res
 are drawn one after another as the seam asks; the engine computes the prompt once per batch.
 
 The adapter is not merged: the engine runs it beside the base weights. An engine is made for one adapter, so another
-adapter means another engine; the loop loads once per iteration and closes afterwards, so this costs nothing there.
+adapter means another engine: one per iteration, and one per checkpoint that the gap is measured at.
 
 Left out: what `selfdev.vllm_engine` leaves out, adapters that are not plain LoRA on linear layers, top-k and top-p.
 """

@@ -33,7 +33,7 @@ def gap_text(record: Mapping[str, Any]) -> Text:
     for point in record.get("inside", []):
         for name, found in point["verifiers"].items():
             nll = _difference(found, "solver_nll", "verifier_nll", "nll_gap", ".1f", " nats")
-            lines.append(f"inside the DPO stage, at {point['time']:.3g}, by {name}: NLL {nll}")
+            lines.append(f"inside the DPO stage, at {time_text(point['time'])}, by {name}: NLL {nll}")
     return Text("\n".join(lines))
 
 
@@ -43,6 +43,11 @@ def _difference(found: Mapping[str, Any], first: str, second: str, gap: str, for
     if a.value is None or b.value is None or c.value is None:
         return "not told"
     return f"{a.value:{form}} - {b.value:{form}} = {c.value:+z{form}}{unit}{_interval(c, form, ' ({})')}"
+
+
+def time_text(time: float) -> str:
+    """A time on the curve: an iteration, or a moment inside its DPO stage to two decimals."""
+    return f"{time:.2f}".rstrip("0").rstrip(".")
 
 
 def _interval(q: Quantity, form: str, frame: str = "{}") -> str:
@@ -76,7 +81,7 @@ def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> 
     iterations = whole(gaps)
     for time, found in gaps.items():
         for name, gap in found.items():
-            q, where = gap.quantities, (f"{time:.3g}", name)
+            q, where = gap.quantities, (time_text(time), name)
             length = f"{_cell(q['solver_tokens'], '.0f')}/{_cell(q['verifier_tokens'], '.0f')}"
             nats.add_row(
                 *where, _cell(q["solver_nll"], ".1f"), _cell(q["verifier_nll"], ".1f"), _cell(q["nll_gap"], "+.1f"),
@@ -93,13 +98,15 @@ def gap_tables(gaps: Gaps, gains: Mapping[int, Quantity], confidence: float) -> 
             gap, gain = next(iter(found.values())), gains.get(int(time), Quantity(None))
             q = gap.quantities
             seed.add_row(
-                f"{time:.3g}", _cell(q["solver_valid"], ".2f"), _cell(gain, "+.3f"), _interval(gain, ".3f") or "-",
+                time_text(time), _cell(q["solver_valid"], ".2f"), _cell(gain, "+.3f"), _interval(gain, ".3f") or "-",
                 _cell(q["better"], ".2f"), _cell(q["pass_at_n"], ".2f"), _plain_interval(q["pass_at_n"]),
                 _cell(q["best_at_n"], "+.3f"),
             )  # fmt: skip
     programs = [gap for gap in every if gap.samples]
     questions, n = _listed(gap.questions for gap in programs), _listed(gap.n for gap in programs)
-    between = ". Between whole numbers: inside a DPO stage, by its steps" if len(gaps) > len(iterations) else ""
+    between = (
+        ". Between whole numbers: inside a DPO stage, by its learning rates" if len(gaps) > len(iterations) else ""
+    )
     _caption(nats, f"NLL at temperature 1 of {_drawn(every)}; U_v: lowest per token of N, above the threshold{between}")
     _caption(
         seed,

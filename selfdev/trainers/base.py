@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -98,6 +99,16 @@ def checkpoint_steps(total: int, count: int) -> list[int]:
     return sorted(step for step in steps if 0 < step < total)
 
 
+def learned_share(step: int, steps: int, warmup: float = 0.0) -> float:
+    """The learning rates of the first `step` of `steps` optimiser steps, as a share of the sum of all.
+
+    As in transformers' linear schedule: up from 0 in the share `warmup` of the steps, then down to 0.
+    """
+    rising = math.ceil(steps * warmup) if warmup < 1 else int(warmup)
+    rates = [k / rising if k < rising else (steps - k) / max(1, steps - rising) for k in range(steps)]
+    return sum(rates[:step]) / (sum(rates) or 1.0)
+
+
 def step_directory(out: Path, step: int) -> Path:
     """Where the adapter lies that a stage at `out` had after so many steps."""
     return out / f"step-{step}"
@@ -109,10 +120,12 @@ def adapter_digest(directory: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def finish(directory: Path, report: TrainReport, checkpoints: int) -> TrainReport:
-    """Write the report of a stage whose adapters are all there, with their digests."""
+def finish(directory: Path, report: TrainReport, checkpoints: int, warmup: float = 0.0) -> TrainReport:
+    """Write the report of a stage whose adapters are all there: their digests, and what had been learned by then."""
     saved = [
-        StageCheckpoint(step, adapter_digest(step_directory(directory, step)))
+        StageCheckpoint(
+            step, adapter_digest(step_directory(directory, step)), learned_share(step, report.steps, warmup)
+        )
         for step in checkpoint_steps(report.steps, checkpoints)
     ]
     whole = replace(report, digest=adapter_digest(directory), checkpoints=tuple(saved))

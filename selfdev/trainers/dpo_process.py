@@ -72,7 +72,7 @@ def run(job: Job, progress: IO[str]) -> TrainReport:
     report = _report(trainer.state.log_history, len(rows))
     out = Path(job.out)
     _save(trainer.model, out)
-    return finish(out, report, job.checkpoints)
+    return finish(out, report, job.checkpoints, job.settings.warmup)
 
 
 def _save(model: Any, directory: Path) -> None:

@@ -35,6 +35,7 @@ from selfdev.trainers.base import (
     TrainSettings,
     adapter_digest,
     checkpoint_steps,
+    learned_share,
     read_report,
     step_directory,
     write_report,
@@ -450,3 +451,21 @@ def test_a_killed_parent_takes_the_training_process_with_it(tmp_path: Path) -> N
             assert time.monotonic() < deadline, "the training process outlived its parent"
             time.sleep(0.05)
         os.close(writer)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(10, 0.0), (7, 0.3), (1, 0.0), (4, 0.9), (4, 1.0)])
+def test_what_is_learned_follows_the_learning_rate_of_transformers(steps: int, warmup: float) -> None:
+    from transformers import TrainingArguments, get_linear_schedule_with_warmup
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    rising = TrainingArguments(output_dir="unused", warmup_steps=warmup).get_warmup_steps(steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, rising, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    for step in range(1, steps + 1):
+        assert learned_share(step, steps, warmup) == pytest.approx(sum(rates[:step]) / sum(rates))
+    assert learned_share(5, 10) == pytest.approx((10 + 9 + 8 + 7 + 6) / 55)

@@ -39,7 +39,14 @@ def time_of(adapter: Path | None) -> float:
     number = int(stage.name.rsplit("-", 1)[1])
     report = read_report(stage)
     assert report is not None
-    return number + 1.0 if stage == adapter else number + int(adapter.name.rsplit("-", 1)[1]) / report.steps
+    if stage == adapter:
+        return number + 1.0
+    return number + share(int(adapter.name.rsplit("-", 1)[1]), report.steps)
+
+
+def share(step: int, steps: int) -> float:
+    """Of a learning rate that falls evenly: `step` trapezia of a triangle of steps, steps - 1, ..., 1."""
+    return step * (2 * steps - step + 1) / (steps * (steps + 1))
 
 
 class Exponential(ScriptedGenerator):
@@ -77,7 +84,7 @@ def test_samples_and_judgements_inside_every_stage(finished: tuple[Path, str]) -
     for iteration, step, steps in points:
         rows = store.measured(iteration, step)
         assert [row.index for row in rows] == list(range(20))
-        assert {row.time for row in rows} == {iteration + step / steps}
+        assert [row.time for row in rows] == pytest.approx([iteration + share(step, steps)] * 20)
         assert {row.checkpoint for row in rows} == {f"checkpoints/iteration-{iteration}/step-{step}"}
         assert {row.temperature for row in rows} == {1.0}
         judged = store.measured_judgements(iteration, step)
@@ -85,9 +92,9 @@ def test_samples_and_judgements_inside_every_stage(finished: tuple[Path, str]) -
         assert list(judged["implicit-reward"]) == [row.id for row in rows]
         every += rows
     assert len({row.sample_seed for row in every}) == len({row.id for row in every}) == len(every) == 9 * 20
-    assert {tuple(store.measured_steps(i).values()) for i in (1, 2, 3)} == {
-        tuple(i + step / steps for at, step, steps in points if at == i) for i in (1, 2, 3)
-    }
+    for i in (1, 2, 3):
+        expected = [i + share(step, steps) for at, step, steps in points if at == i]
+        assert list(store.measured_steps(i).values()) == pytest.approx(expected)
     assert {row["iteration"]: len(row["train"]["checkpoints"]) for row in store.iterations()} == {1: 2, 2: 2, 3: 2}
     assert all({"measure", "gap"} <= set(phases) for i, phases in store.seconds().items() if i > 0)
     store.close()
@@ -106,7 +113,7 @@ def test_the_points_can_be_recomputed_from_the_store(finished: tuple[Path, str])
     store.close()
 
 
-@pytest.mark.parametrize("checkpoints", [2, 99])
+@pytest.mark.parametrize("checkpoints", [2, 50])
 def test_measuring_changes_nothing_that_the_run_finds(tmp_path: Path, checkpoints: int) -> None:
     """All tables but those of the measurements are the same; where more points are asked for than steps, too."""
     run(tmp_path / "without", racing=True, iterations=3)
@@ -125,7 +132,7 @@ def test_measuring_changes_nothing_that_the_run_finds(tmp_path: Path, checkpoint
     for a, b in zip(without.iterations(), with_them.iterations(), strict=True):
         assert recorded(a["gap"]) == recorded(b["gap"])
         assert a["train"] | {"checkpoints": None} == b["train"] | {"checkpoints": None}
-        if checkpoints == 99:
+        if checkpoints == 50:
             steps = b["train"]["steps"]
             assert [c["step"] for c in b["train"]["checkpoints"]] == list(range(1, steps))
     without.close()
@@ -289,11 +296,11 @@ def test_the_fit_takes_the_real_times(finished: tuple[Path, str]) -> None:
     store = opened(finished[0])
     gaps, gains = recorded_points({row["iteration"]: row["gap"] for row in store.iterations()})
     store.close()
-    times = [1, *(i + step / steps for i, step, steps in thirds(finished[0])), 2, 3]
-    assert list(gaps) == sorted(times)
+    times = [1, *(i + share(step, steps) for i, step, steps in thirds(finished[0])), 2, 3]
+    assert list(gaps) == pytest.approx(sorted(times))
     found = fitted(gaps, gains, "likelihood", 0.95)
     assert found is not None
-    assert found.curve.times == tuple(sorted(times))
+    assert found.curve.times == pytest.approx(tuple(sorted(times)))
     assert found.fit.rate.value == pytest.approx(RATE, rel=0.02)
     assert found.fit.now == 3
     assert found.fit.next_gain.value == pytest.approx(30 * (exp(-3 * RATE) - exp(-4 * RATE)), rel=0.02)
@@ -328,12 +335,12 @@ def test_the_command_shows_plots_and_writes_them(
 ) -> None:
     code, out, err = command(capsys, finished[0], "--plot", tmp_path / "gap.svg", "--csv", tmp_path / "gap.csv")
     assert (code, err) == (0, "")
-    inside = sorted(i + step / steps for i, step, steps in thirds(finished[0]))
+    inside = sorted(i + share(step, steps) for i, step, steps in thirds(finished[0]))
     for time in inside:
-        assert f" {time:.3g} likelihood " in out
-        assert f" {time:.3g} implicit-reward " in out
+        assert f" {time:.2f}".rstrip("0") + " likelihood " in out
+        assert f" {time:.2f}".rstrip("0") + " implicit-reward " in out
     for part in ("likelihood: 9 points, one rate", "implicit-reward: 8 points, one rate", "from time 3 on",
-                 "Between whole numbers: inside a DPO stage, by its steps", "held-out forecast",
+                 "Between whole numbers: inside a DPO stage, by its learning rates", "held-out forecast",
                  f"curves: {tmp_path / 'gap.csv'}"):  # fmt: skip
         assert part in out, part
     circles = ElementTree.parse(tmp_path / "gap.svg").getroot().iter("{http://www.w3.org/2000/svg}circle")
@@ -346,7 +353,7 @@ def test_the_command_shows_plots_and_writes_them(
         main(["gap", str(finished[0]), "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert [row["iteration"] for row in shown["iterations"]] == [1, 2, 3]
-    assert [point["time"] for point in shown["inside"]] == inside
+    assert [point["time"] for point in shown["inside"]] == pytest.approx(inside)
     assert shown["inside"][0]["verifiers"]["likelihood"]["solver_nll"]["se"] > 0
     with pytest.raises(SystemExit):
         main(["gap", "fit", str(tmp_path / "gap.csv"), "--json"])
