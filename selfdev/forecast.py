@@ -18,6 +18,7 @@ from selfdev.wiring import Parts
 TRAIN_START_SECONDS = 12.0  # starting the trainer's process and importing TRL, two CPU cores
 TRAIN_PASSES = 1.2  # time per trained over time per sampled token: four passes, but many tokens at once (zoo, CPU)
 ITERATION_OVERHEAD = 3.0  # opening engines, writing files
+JUDGE_SHARE = 0.25  # time per judged over time per written sample, for each verifier (zoo, CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,16 @@ class Forecast:
     evaluation_seconds: float  # measured, one evaluation
     sample_seconds: float  # measured, one sample
     train_seconds: float  # estimated, all DPO stages
+    judge_seconds: float  # estimated, all verifiers on all samples
+    load_seconds: float  # of the generator, every time: measured for one
     isolation: str
 
     def minutes(self, valid_share: float) -> float:
         """Forecast wall-clock minutes when this share of the samples is valid and new."""
         evaluations = self.baseline_evaluations + valid_share * self.candidate_evaluations
         sampling = (self.samples + self.measured_samples) * self.sample_seconds
-        return (evaluations * self.evaluation_seconds + sampling + self.train_seconds) / 60
+        rest = self.train_seconds + self.judge_seconds + self.load_seconds
+        return (evaluations * self.evaluation_seconds + sampling + rest) / 60
 
 
 def measure(config: RunConfig, parts: Parts) -> Forecast:
@@ -59,6 +63,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
     count = min(config.generate.samples, config.generate.batch_size)
     requests = sample_requests(config.seed, 0, range(count))
     try:
+        opened = time.monotonic()
         parts.generator.load(None)
         begun = time.monotonic()
         tokens = sum(s.tokens for batch in parts.generator.sample(parts.prompt, requests, config.generate.temperature)
@@ -66,6 +71,7 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
         sampling = time.monotonic() - begun
     finally:
         parts.generator.close()
+    judged = config.iterations * (config.generate.samples + config.gap.drawn) * len(config.gap.verifiers)
     return Forecast(
         samples=config.iterations * config.generate.samples,
         measured_samples=config.iterations * config.gap.drawn,
@@ -76,6 +82,8 @@ def measure(config: RunConfig, parts: Parts) -> Forecast:
         evaluation_seconds=evaluation_seconds,
         sample_seconds=sampling / count,
         train_seconds=config.iterations * (_train_seconds(config, sampling / max(tokens, 1), tokens / count)),
+        judge_seconds=judged * JUDGE_SHARE * sampling / count,
+        load_seconds=config.iterations * (1 + config.gap.inside) * (begun - opened),
         isolation=isolation,
     )
 

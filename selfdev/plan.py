@@ -244,7 +244,7 @@ def _forward_bytes(shape: Shape, tokens: int) -> float:
 
 
 def _generate(config: RunConfig, model: Shape, work: Work) -> Phase:
-    rows = min(config.generate.batch_size, config.generate.samples)
+    rows = min(config.generate.batch_size, max(config.generate.samples, config.gap.samples))
     tokens = work.prompt + work.program
     items = [
         Item("generator", model.parameters * model.bytes),
@@ -277,7 +277,7 @@ def _judge(config: RunConfig, generator: Shape, judge: Shape, work: Work) -> Pha
         items.append(Item(f"verifier {name}", shape.parameters * shape.bytes))
         if name == config.generate.model:
             items.append(Item(f"its adapter, rank {rank}", 4 * shape.lora_parameters(rank)))
-    rows = min(config.generate.batch_size, config.generate.samples)
+    rows = min(config.generate.batch_size, max(config.generate.samples, config.gap.samples))
     passes = []
     for shape in readers.values():
         few = max(1, min(rows, int(LOGIT_BYTES // (4 * work.program * shape.vocabulary))))

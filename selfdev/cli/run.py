@@ -115,7 +115,8 @@ def forecast_table(config: RunConfig, expected: Forecast) -> Table:
     table.add_row(
         "measured", f"{expected.evaluation_seconds:.2f} s an evaluation, {expected.sample_seconds:.3f} s a sample"
     )
-    table.add_row("training", f"about {expected.train_seconds / 60:.1f} minutes in all (estimated)")
+    judging, training = (seconds / 60 for seconds in (expected.judge_seconds, expected.train_seconds))
+    table.add_row("training", f"about {training:.1f} minutes in all, and {judging:.1f} of judging (estimated)")
     low, high = expected.minutes(0.1), expected.minutes(1.0)
     table.add_row(
         "minutes", f"{low:.1f} to {high:.1f} (10 % to all of the samples valid and new; on the machine as it is)"

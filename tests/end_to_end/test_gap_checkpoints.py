@@ -142,6 +142,20 @@ def test_measuring_changes_nothing_that_the_run_finds(tmp_path: Path, checkpoint
         assert (tmp_path / "with" / name).read_bytes() == algorithm.read_bytes()
 
 
+def test_points_inside_an_iteration_that_no_verifier_judges_are_kept(tmp_path: Path) -> None:
+    """The base has no reward yet; what is measured inside its training has."""
+    run(tmp_path / "run", iterations=2, **{"gap.verifiers": ("implicit-reward",), "gap.checkpoints": 2})
+    store, config = opened(tmp_path / "run"), read_run_config(tmp_path / "run")
+    first, second = (row["gap"] for row in store.iterations())
+    assert (first["verifiers"], first["samples"]) == ({}, 0)
+    assert recorded_inside(first) == measure_inside(store, config, 1)
+    assert len(recorded_inside(first)) == 1  # of two steps
+    assert set(second["verifiers"]) == {"implicit-reward"}
+    gaps, _ = recorded_points({row["iteration"]: row["gap"] for row in store.iterations()})
+    assert [bool(found) for found in gaps.values()] == [False, True, True, *[True] * len(recorded_inside(second))]
+    store.close()
+
+
 def test_without_samples_for_measurement_nothing_is_measured_inside(tmp_path: Path) -> None:
     run(tmp_path / "run", iterations=1, **{"gap.samples": 0, "gap.checkpoints": 2})
     store = opened(tmp_path / "run")
