@@ -128,23 +128,22 @@ def _files(path: Path) -> dict[str, str]:
 
 
 def measure(method: str, models: list[Path], options: argparse.Namespace) -> dict[str, Any]:
-    from selfdev.apply.merge import Merge, Request
+    from selfdev.models import read_headers
 
-    request = Request(bench_merge.rule(method), str(models[0]), tuple(map(str, models[1:])))
-    with Merge(request) as merge:
-        way, elements = merge.plan.way, merge.plan.elements
     out = options.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     command = bench_merge.command_for("selfdev", method, models, options, options.folder)
     seconds, peak = bench_merge.whole_command(command, options, options.folder / "log")
     checked = check(method, models, out)
-    planned = re.search(r"peak memory\W+about ([\d.]+) GiB", (options.folder / "log").read_text(encoding="utf-8"))
+    said = (options.folder / "log").read_text(encoding="utf-8")
+    way = re.search(r"\bway\W+([\w ]+):", said)
+    planned = re.search(r"peak memory\W+about ([\d.]+) GiB", said)
     files = {file.stat().st_ino: file.stat().st_size for path in (*models, out) for file in path.glob("*.safetensors")}
     shutil.rmtree(out)
     return {
-        "way": way,
+        "way": way[1] if way else None,
         "planned_gib": float(planned[1]) if planned else None,
-        "parameters": elements,
+        "parameters": sum(shape.numel() for shape, _ in read_headers(str(models[0])).values()),
         "seconds": round(seconds, 1),
         "peak_gib": round(peak / bench_merge.GIB, 2),
         "fits_into_24_gib": peak <= LIMIT_GIB * bench_merge.GIB,

@@ -610,12 +610,12 @@ def curve_of(gaps: Mapping[float, Gap], gains: Mapping[int, Quantity]) -> Curve 
     """
     times = [time for time, gap in sorted(gaps.items()) if has_curve_point(gap)]
     iterations = whole(times)
-    if iterations and all(_has_errors(gaps[i]) for i in iterations):
-        times = [time for time in times if _has_errors(gaps[time])]
+    if iterations and all(has_errors(gaps[i]) for i in iterations):
+        times = [time for time in times if has_errors(gaps[time])]
     if len(times) < FEWEST or len({gaps[i].temperature for i in times}) > 1:
         return None
     solver, verifier = ([gaps[i].quantities[name] for i in times] for name in ("solver_nll", "verifier_nll"))
-    known = all(_has_errors(gaps[i]) for i in times)
+    known = all(has_errors(gaps[i]) for i in times)
     told = {i: gains.get(i, Quantity(None)) for i in iterations}
     scored = bool(told) and all(q.value is not None for q in told.values())
     scores = [told.get(int(time), Quantity(None)) if time == int(time) else Quantity(None) for time in times]
@@ -632,7 +632,8 @@ def curve_of(gaps: Mapping[float, Gap], gains: Mapping[int, Quantity]) -> Curve 
     )
 
 
-def _has_errors(gap: Gap) -> bool:
+def has_errors(gap: Gap) -> bool:
+    """Whether both U_s and U_v have standard errors."""
     return all(gap.quantities[name].se for name in ("solver_nll", "verifier_nll"))
 
 

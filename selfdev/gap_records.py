@@ -80,7 +80,7 @@ def from_record(verifier: str, record: Mapping[str, Any]) -> Gap:
 
 Gaps = Mapping[float, Mapping[str, Gap]]
 """Time -> verifier -> measurement. Whole numbers are iterations; others lie inside the DPO stage of the iteration
-below, at the share of its optimiser steps that were done."""
+below, at the share of its learning that was done."""
 
 
 def whole(times: Iterable[float]) -> list[int]:
@@ -88,9 +88,14 @@ def whole(times: Iterable[float]) -> list[int]:
     return [int(time) for time in times if time == int(time)]
 
 
+def is_current(record: Mapping[str, Any]) -> bool:
+    """Whether an iteration's row holds a measurement by the definitions of this version."""
+    return record.get("definitions") == DEFINITIONS
+
+
 def recorded(record: Mapping[str, Any]) -> tuple[dict[str, Gap], Quantity]:
     """Gaps and gain of an iteration's row; nothing where an earlier version wrote it or fewer than two samples are."""
-    if record.get("definitions") != DEFINITIONS:
+    if not is_current(record):
         return {}, Quantity(None)
     return {name: from_record(name, r) for name, r in record["verifiers"].items()}, Quantity(*record["gain"])
 

@@ -104,7 +104,7 @@ def _m007_checkpoints(db: sqlite3.Connection) -> None:
         "CREATE TEMP TABLE old_measured AS SELECT * FROM measured",
         "DROP TABLE measured_judgement",
         "DROP TABLE measured",
-        # step: optimiser steps of the iteration's DPO stage before it; time: iteration plus their share of the stage
+        # step: optimiser steps of the iteration's DPO stage before it; time: iteration plus the share of what it learns
         """CREATE TABLE measured (
             id TEXT PRIMARY KEY, iteration INTEGER NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
             idx INTEGER NOT NULL, checkpoint TEXT NOT NULL, temperature REAL NOT NULL, sample_seed TEXT NOT NULL,

@@ -270,11 +270,12 @@ class Weights(Mapping[str, torch.Tensor]):
     def rows(self, name: str, elements: int) -> Iterator[torch.Tensor]:
         """A tensor in blocks of rows, each of at most so many elements where a row is no longer."""
         part = self._file(name).get_slice(name)
-        count, *row = part.get_shape() or [0]
-        if not part.get_shape():
+        shape = part.get_shape()
+        if not shape:
             yield self[name]
-        size = max(1, elements // max(1, math.prod(row)))
-        for start in range(0, count, size):
+            return
+        size = max(1, elements // max(1, math.prod(shape[1:])))
+        for start in range(0, shape[0], size):
             yield part[start : start + size]
 
     def _file(self, name: str) -> Any:

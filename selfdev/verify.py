@@ -18,7 +18,7 @@ from selfdev.dynamics import fit as fit_curve
 from selfdev.dynamics.curves import FEWEST
 from selfdev.dynamics.signals import LEVEL
 from selfdev.evaluation import Run
-from selfdev.gap import JudgedSample, curve_of, has_curve_point, mean_gain, measure, measure_uncertainty
+from selfdev.gap import JudgedSample, curve_of, has_curve_point, has_errors, mean_gain, measure, measure_uncertainty
 from selfdev.gap_records import DEFINITIONS, Gap, Gaps, Quantity, recorded_points, whole
 from selfdev.generate import stream_seed
 from selfdev.store import RACE_BLOCK, STOPPED, CandidateRow, MeasuredRow, Store
@@ -198,7 +198,7 @@ def gain_over_seed(store: Store, config: RunConfig, iteration: int) -> Quantity:
     return mean_gain(list(verdicts.values()), reference, config.gap.confidence)
 
 
-def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig, inside: Gaps | None = None) -> dict[str, Any]:
+def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig, inside: Gaps) -> dict[str, Any]:
     """What the iteration's row holds, as JSON."""
     if not gaps and not inside:
         return {}
@@ -211,7 +211,7 @@ def record_of(gaps: Mapping[str, Gap], gain: Quantity, config: GapConfig, inside
         "verifiers": {name: gap.record() for name, gap in gaps.items()},
         "inside": [
             {"time": time, "verifiers": {name: gap.record() for name, gap in found.items()}}
-            for time, found in (inside or {}).items()
+            for time, found in inside.items()
         ],
     }
 
@@ -262,7 +262,7 @@ def no_fit(gaps: Gaps, verifier: str) -> str:
     if len(told) < FEWEST:
         late = "; its first is behind the first training: before it there is no reward" * (verifier == NEEDS_ADAPTER)
         return f"{len(told)} point{'s' * (len(told) != 1)} with U_s and U_v; a fit needs three{late}"
-    bare = sum(not all(gap.quantities[name].se for name in ("solver_nll", "verifier_nll")) for gap in told)
+    bare = sum(not has_errors(gap) for gap in told)
     if len({gap.temperature for gap in told}) == 1:
         return (
             f"no fit: {bare} of {len(told)} points have no standard errors, and fewer than three are left without them"

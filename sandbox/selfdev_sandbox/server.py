@@ -41,8 +41,7 @@ class TensorServer:
         deadline: float = math.inf,  # by time.monotonic()
     ) -> None:
         self.limits = limits
-        self.live_limit, self.moved_limit, self.flops_limit = budgets.live, budgets.moved, budgets.flops
-        self.operations_limit = budgets.operations
+        self.budgets = budgets
         self.device, self.deadline = device, deadline
         self.speed = _SPEED if device.type == "cpu" else _ACCELERATOR
         self.memory = TensorMemory()
@@ -102,8 +101,8 @@ class TensorServer:
         """Check, charge, run."""
         args, kwargs = self.arguments.of(row, call)
         self.operations += 1
-        if self.operations > self.operations_limit:
-            raise Ended(Status.TIMEOUT, f"more than {self.operations_limit} tensor operations", call.line)
+        if self.operations > self.budgets.operations:
+            raise Ended(Status.TIMEOUT, f"more than {self.budgets.operations} tensor operations", call.line)
         self._charge(row, args, kwargs, call)  # first: even looking at a tensor of 2**50 elements takes for ever
         op = row.op
         if op.indices:
@@ -147,9 +146,9 @@ class TensorServer:
             made = sizes.same_bytes(op, tensors, args, kwargs)
         else:
             made = self._bytes_made(op, args, kwargs, tensors, call)
-        if self.memory.live + made > self.live_limit:
+        if self.memory.live + made > self.budgets.live:
             needs = f"{op.name} needs {_mib(made)} beside {_mib(self.memory.live)} in use"
-            raise Ended(Status.MEMORY, f"{needs}; the limit is {_mib(self.live_limit)}", call.line)
+            raise Ended(Status.MEMORY, f"{needs}; the limit is {_mib(self.budgets.live)}", call.line)
         self._charge_moved(op, made, call.line)
         work = float(read + made) if row.linear else sizes.flops(op, args, kwargs, read + made)
         seconds = work * row.slow / self.speed
@@ -157,14 +156,14 @@ class TensorServer:
             text = f"{op.name} would take longer than the time that is left"
             raise Ended(Status.TIMEOUT, text, call.line)
         self.flops += work
-        if self.flops > self.flops_limit:
-            text = f"more than {self.flops_limit:.2g} floating-point operations, at {op.name}"
+        if self.flops > self.budgets.flops:
+            text = f"more than {self.budgets.flops:.2g} floating-point operations, at {op.name}"
             raise Ended(Status.TIMEOUT, text, call.line)
 
     def _charge_moved(self, op: Op, amount: int, line: int) -> None:
         self.moved += amount
-        if self.moved > self.moved_limit:
-            text = f"more than {_mib(self.moved_limit)} of tensor data moved, at {op.name}"
+        if self.moved > self.budgets.moved:
+            text = f"more than {_mib(self.budgets.moved)} of tensor data moved, at {op.name}"
             raise Ended(Status.TIMEOUT, text, line)
 
     def _bytes_made(
@@ -192,8 +191,8 @@ class TensorServer:
             if tensor.dtype not in NAME_OF:
                 raise TypeError(f"{op.name} gives {tensor.dtype}, which is not available")
             memory.add(out + i, tensor)
-        if memory.live > self.live_limit:
-            raise Ended(Status.MEMORY, f"more than {_mib(self.live_limit)} of tensor memory, at {op.name}", call.line)
+        if memory.live > self.budgets.live:
+            raise Ended(Status.MEMORY, f"more than {_mib(self.budgets.live)} of tensor memory, at {op.name}", call.line)
         outputs = (out,) if single and made else tuple(range(out, out + len(made)))
         self._record(op.name, call.args, call.kwargs, outputs, call.line, self._shares(call, outputs))
         return Reply(None, [self._spec(t) for t in made], not single) if call.wait else None

@@ -80,12 +80,11 @@ def check_target(into: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tens
 
 
 class MemorySink:
-    """Collects merged tensors in memory."""
+    """Collects merged tensors in memory: in fresh tensors, or in some that have passed `check_target`."""
 
     def __init__(self, like: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor] | None = None) -> None:
         if into is None:
             into = allocate({n: (t.shape, t.dtype) for n, t in like.items()})
-        check_target(into, like)
         self.tensors = dict(into)
         self._flat = {name: tensor.view(-1) for name, tensor in self.tensors.items()}
 

@@ -266,21 +266,8 @@ class Merge:
         ]
 
     def _task_vectors(self, names: Sequence[str]) -> Vectors:
-        """source - seed, subtracted in float32 and cast once, as `selfdev.task_vectors` does."""
         seed, *sources = self._tensors
-        wanted = {name: (self.parameters[name].shape, self.parameters[name].dtype) for name in names}
-        vectors: Vectors = [allocate(wanted) for _ in sources]
-        for name in names:
-            parameter = self.parameters[name]
-            flats = [vector[name].view(-1) for vector in vectors]
-            for start, stop in _parts(elements(parameter.shape)):
-                ours = seed.part(name, start, stop).float()
-                for flat, source in zip(flats, sources, strict=True):
-                    delta = source.part(name, start, stop).float() - ours
-                    if not bool(torch.isfinite(delta).all()):
-                        raise ModelError(f"a source minus the seed is not finite in {name}; one of them is damaged")
-                    flat[start:stop].copy_(delta)
-        return vectors
+        return _differences({name: self.parameters[name] for name in names}, seed, sources, finite=True)
 
     def _add(self, name: str, merged: torch.Tensor, sink: Sink) -> None:
         """seed + merged, added in float32 and cast once, as evaluators do."""
@@ -392,7 +379,7 @@ def merge_in_memory(
             sink = MemorySink(seed, out)
             _linear_in_memory(form, seed, sources, sink)
             return sink.tensors
-        vectors = _differences(seed, sources)
+        vectors = _differences(parameters, MemoryTensors(seed), [MemoryTensors(source) for source in sources])
         outcome = opened.run(algorithm, vectors, execution_seed, limits=generous(SECONDS))
         opened.forget()
         if outcome.result is None:
@@ -406,15 +393,24 @@ def merge_in_memory(
         return sink.tensors
 
 
-def _differences(seed: Mapping[str, torch.Tensor], sources: Sequence[Mapping[str, torch.Tensor]]) -> Vectors:
-    """source - seed, subtracted in float32 and cast once."""
-    vectors: Vectors = [allocate({name: (t.shape, t.dtype) for name, t in seed.items()}) for _ in sources]
-    for name, tensor in seed.items():
-        ours = tensor.reshape(-1)
-        for vector, source in zip(vectors, sources, strict=True):
-            theirs, flat = source[name].reshape(-1), vector[name].view(-1)
-            for start, stop in _parts(tensor.numel()):
-                flat[start:stop] = theirs[start:stop].float() - ours[start:stop].float()
+def _differences(
+    parameters: Mapping[str, Parameter], seed: Tensors, sources: Sequence[Tensors], finite: bool = False
+) -> Vectors:
+    """source - seed, subtracted in float32 and cast once, as `selfdev.task_vectors` does.
+
+    Raises:
+        ModelError: `finite` is asked for, and a difference is not.
+    """
+    vectors: Vectors = [allocate({name: (p.shape, p.dtype) for name, p in parameters.items()}) for _ in sources]
+    for name, parameter in parameters.items():
+        flats = [vector[name].view(-1) for vector in vectors]
+        for start, stop in _parts(elements(parameter.shape)):
+            ours = seed.part(name, start, stop).float()
+            for flat, source in zip(flats, sources, strict=True):
+                delta = source.part(name, start, stop).float() - ours
+                if finite and not bool(torch.isfinite(delta).all()):
+                    raise ModelError(f"a source minus the seed is not finite in {name}; one of them is damaged")
+                flat[start:stop].copy_(delta)
     return vectors
 
 

@@ -55,11 +55,14 @@ def new_directory(out: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         try:
             made = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=_PARTIAL))
-        except OSError as error:
-            raise StageError(f"cannot write {out}: {error.strerror}; give another --out") from None
-        _locked(made, stack)
-        with _becoming(out, made):
+            stack.callback(shutil.rmtree, made, ignore_errors=True)
+            _locked(made, stack)
             yield made
+            made.chmod(0o755)
+            check_new(out)
+            made.rename(out)
+        except OSError as error:
+            raise StageError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
 
 
 def _locked(directory: Path, stack: ExitStack) -> bool:
@@ -71,19 +74,6 @@ def _locked(directory: Path, stack: ExitStack) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _becoming(out: Path, made: Path) -> Iterator[None]:
-    try:
-        yield
-        made.chmod(0o755)
-        check_new(out)
-        made.rename(out)
-    except OSError as error:
-        raise StageError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def carry_over(ref: str, directory: Path) -> list[str]:

@@ -33,8 +33,10 @@ def keep_probabilities(rows: torch.Tensor, part: int = 1 << 17) -> torch.Tensor:
     in linear time.
     """
     columns = max(1, rows.shape[1])
-    share = torch.arange(columns, device=rows.device).float() / (columns - 1) if columns > 1 else 0.5
-    by_rank = (DENSITY - EPSILON + 2.0 * EPSILON * share * torch.ones(columns, device=rows.device)).clamp(1e-6, 1.0)
+    share = torch.full((1,), 0.5, device=rows.device)
+    if columns > 1:
+        share = torch.arange(columns, device=rows.device).float() / (columns - 1)
+    by_rank = (DENSITY - EPSILON + 2.0 * EPSILON * share).clamp(1e-6, 1.0)
     together = max(1, min(rows.shape[0], max(part, rows.numel() // 4) // columns))
     row_of = torch.arange(together, dtype=torch.int32, device=rows.device).repeat_interleave(columns)
     made = []

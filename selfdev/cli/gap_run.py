@@ -96,16 +96,18 @@ def _points(
     store: Store, config: RunConfig, rows: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[float, Mapping[str, Gap]], dict[int, Quantity]]:
     """Gaps by time and gains by iteration: as the rows hold them, or measured again where they hold none."""
-    from selfdev.gap_records import recorded, recorded_inside
+    from selfdev.gap_records import is_current, recorded, recorded_inside
     from selfdev.verify import gain_over_seed, measure_inside, measure_iteration
 
     gaps: dict[float, Mapping[str, Gap]] = {}
     gains: dict[int, Quantity] = {}
     for i, record in rows.items():
-        found, gain = recorded(record)
-        gaps[i] = found or measure_iteration(store, config, i)
-        gaps |= recorded_inside(record) if found else measure_inside(store, config, i)
-        gains[i] = gain if found else gain_over_seed(store, config, i)
+        if is_current(record):
+            gaps[i], gains[i] = recorded(record)
+            gaps |= recorded_inside(record)
+        else:
+            gaps[i], gains[i] = measure_iteration(store, config, i), gain_over_seed(store, config, i)
+            gaps |= measure_inside(store, config, i)
     return gaps, gains
 
 

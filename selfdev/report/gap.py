@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from selfdev.gap_records import DEFINITIONS, Gap, Gaps, Quantity, whole
+from selfdev.gap_records import Gap, Gaps, Quantity, is_current, whole
 
 
 def gap_text(record: Mapping[str, Any]) -> Text:
@@ -19,7 +19,7 @@ def gap_text(record: Mapping[str, Any]) -> Text:
     if "verifiers" not in record:
         return _old_text(record)
     lines = []
-    if record.get("definitions") == DEFINITIONS:
+    if is_current(record):
         gain = Quantity(*record["gain"])
         if gain.value is not None:
             lines.append(
